@@ -1,0 +1,90 @@
+// The whole architectural state of one guest CPU, and beside it the few words through which emitted code and the runtime talk.
+//
+// Outside emitted code `CpuState` is the truth. While emitted code runs, the general registers, the flags in flag::host and (if
+// `fpu_live`) the x87/SSE state are in host registers, the interrupt flag is in `link.if_flag` and the other virtual flags are in
+// `link.system_flags`; the entry and exit sequences convert.
+#pragma once
+
+#include "base/types.h"
+#include "guest/registers.h"
+#include "guest/segment.h"
+
+#include <array>
+
+namespace ring3 {
+
+// FXSAVE64 image (SDM vol. 1, 10.5.1).
+struct alignas(16) FxImage {
+  u16 fcw = 0x37F;
+  u16 fsw = 0;
+  u8 ftw = 0;  // abridged: 1 = not empty
+  u8 reserved = 0;
+  u16 fop = 0;
+  u64 fip = 0;
+  u64 fdp = 0;
+  u32 mxcsr = 0x1F80;
+  u32 mxcsr_mask = 0;
+  std::array<std::array<u8, 16>, 8> st{};
+  std::array<std::array<u8, 16>, 16> xmm{};
+  std::array<u8, 96> unused{};
+};
+static_assert(sizeof(FxImage) == 512);
+
+// What the CPU does after an instruction that holds interrupts off for one instruction (SDM vol. 3, 6.8.3).
+enum class Shadow : u8 { none, sti, mov_ss };
+
+// The words shared with emitted code. See translator/contract.h for who writes which and when.
+struct EmittedLink {
+  u64 poll = 0;           // host address loaded at every poll; 0 makes the poll fault into the runtime
+  u64 pending = 0;        // what STI copies to `poll`: 0 while an interrupt or event waits
+  u64 fpu_gate = 0;       // host address loaded before the first FPU instruction of a block; 0 faults into the runtime
+  u64 always_valid = 0;   // a host address that can be loaded
+  u32 if_flag = 0;        // flag::if_ or 0
+  u32 system_flags = 0;   // the virtual flags except IF, with bit 1 set
+  u32 host_flags = 0;     // RFLAGS as emitted code left them
+  u32 exit_reason = 0;    // translator/contract.h, ExitReason
+  u64 exit_argument = 0;  // depends on the reason
+  u64 host_stack = 0;     // rsp of the runtime while emitted code runs
+  u64 resume_at = 0;      // host address to enter
+  u64 context = 0;        // r13: tables of the current view and mode
+  u64 return_stack = 0;   // rsp while emitted code runs
+};
+
+struct CpuState {
+  alignas(64) std::array<u32, 8> gpr{};
+  u32 eip = 0;
+  u32 eflags = flag::fixed1;
+  EmittedLink link;
+
+  std::array<SegmentCache, segment_count> seg{};
+  SegmentCache ldtr;
+  SegmentCache tr;
+  DescriptorTable gdtr;
+  DescriptorTable idtr;
+  u32 cr0 = cr0::et;
+  u32 cr2 = 0;
+  u32 cr3 = 0;
+  u32 cr4 = 0;
+  std::array<u64, 4> pdpte{};  // loaded by MOV CR3 and friends under PAE
+  std::array<u32, 8> dr{0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400};
+  u64 efer = 0;
+  u32 sysenter_cs = 0;
+  u32 sysenter_esp = 0;
+  u32 sysenter_eip = 0;
+  u64 tsc_offset = 0;  // guest TSC = host TSC + offset
+  u8 cpl = 0;
+  Shadow shadow = Shadow::none;
+  bool halted = false;
+  bool nmi_masked = false;
+  bool fpu_live = false;  // the x87/SSE state is in host registers whenever emitted code runs
+  alignas(64) FxImage fpu;
+
+  [[nodiscard]] SegmentCache& segment(Seg s) { return seg[static_cast<unsigned>(s)]; }
+  [[nodiscard]] const SegmentCache& segment(Seg s) const { return seg[static_cast<unsigned>(s)]; }
+  [[nodiscard]] bool protected_mode() const { return (cr0 & cr0::pe) != 0; }
+  [[nodiscard]] bool paging() const { return (cr0 & cr0::pg) != 0; }
+  [[nodiscard]] bool v8086() const { return (eflags & flag::vm) != 0; }
+  [[nodiscard]] u32 iopl() const { return (eflags >> 12) & 3u; }
+};
+
+}  // namespace ring3

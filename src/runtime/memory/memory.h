@@ -1,0 +1,99 @@
+// Guest memory as the CPU sees it: paging, soft tables, physical accesses, and the hooks that keep translated code true.
+//
+// A soft table maps a linear page to (host address - linear address); 0 is a miss. There is one set of tables per *context*, which is
+// one privilege (user or supervisor) plus the mode bits that emitted code depends on; emitted code finds the current one in r13 (layout:
+// translator/contract.h). The interpreter uses the same tables, so both engines see one TLB.
+#pragma once
+
+#include "base/types.h"
+#include "guest/address.h"
+#include "guest/cpu_state.h"
+#include "guest/fault.h"
+
+#include <memory>
+#include <optional>
+
+namespace ring3 {
+
+class Bus;
+class GuestRam;
+
+enum class Access : u8 { read, write, execute };
+
+// Who wants to know about writes to pages that hold translated or predecoded code.
+class CodeWatcher {
+ public:
+  virtual ~CodeWatcher() = default;
+  // Guest physical bytes [address, address + size) on a code page were just written (or are about to be, by DMA).
+  virtual void code_written(PhysAddr address, u32 size) = 0;
+  // Linear page `page` (or everything, or everything not global) left the TLB: jump-table slots that lead there are stale.
+  virtual void page_unmapped(u32 page) = 0;
+  virtual void all_unmapped(bool keep_global) = 0;
+};
+
+struct Translation {
+  PhysAddr address;
+  bool ram = false;  // backed by guest RAM; otherwise the bus answers
+};
+
+class Memory {
+ public:
+  Memory(CpuState& cpu, GuestRam& ram, Bus& bus);
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  void set_watcher(CodeWatcher* watcher);
+
+  // --- linear accesses (segmentation already applied) ---
+  // Each returns false after filling `fault`; nothing was written then, also when only the second page of the access is absent.
+  // `size` is 1..16 (any), `user` selects the rights of CPL 3. Addresses wrap at 4 GiB.
+  [[nodiscard]] bool read(u32 linear, void* out, unsigned size, bool user, Fault& fault);
+  [[nodiscard]] bool write(u32 linear, const void* in, unsigned size, bool user, Fault& fault);
+  // Checks that [linear, linear + size) can be written (sets A and D as the write would) without writing: RMW and multi-part stores.
+  [[nodiscard]] bool probe_write(u32 linear, unsigned size, bool user, Fault& fault);
+  // Host pointer to the bytes from `linear` to the end of its page when that page is RAM and the access needs no hook (not code, not
+  // MMIO); nullptr otherwise. For string instructions.
+  [[nodiscard]] u8* direct(u32 linear, Access access, bool user);
+
+  // --- code fetch ---
+  // Up to 15 bytes from `linear`, stopping at the page end if the next page cannot be fetched. Returns the count; 0: `fault` says why.
+  [[nodiscard]] unsigned fetch(u32 linear, u8* out, unsigned wanted, bool user, Fault& fault);
+  // Translates for execution; sets A. Empty: `fault` says why.
+  [[nodiscard]] std::optional<Translation> translate_fetch(u32 linear, bool user, Fault& fault);
+
+  // Walks the page tables for any access, sets A/D as it would (SDM vol. 3, 4.7-4.8). Fills the soft table on success where allowed.
+  [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
+  // Debug view: walks without setting A/D, checking rights or filling tables.
+  [[nodiscard]] std::optional<Translation> peek(u32 linear) const;
+
+  // --- physical accesses: page tables, descriptor-free boot code, DMA ---
+  // Outside RAM the bus answers (reads of nothing are all ones). Writes keep translated code true.
+  void read_physical(PhysAddr address, void* out, u32 size);
+  void write_physical(PhysAddr address, const void* in, u32 size);
+
+  // --- TLB maintenance ---
+  void flush_all();             // CR0.PG/WP, CR4.PSE/PAE/PGE changes
+  void flush_non_global();      // MOV CR3, task switch
+  void flush_page(u32 linear);  // INVLPG: the whole large page if it is one
+  // Re-reads PDPTEs under PAE (MOV CR3 and friends). False: a reserved bit is set, raise #GP(0) and leave the old ones.
+  [[nodiscard]] bool load_pdptes(u32 cr3);
+  // A20 gate: physical bit 20 forced to 0 when off.
+  void set_a20(bool enabled);
+
+  // --- for translated code ---
+  // Makes the page that contains `address` a code page: it loses every write entry until `unwatch_code`.
+  void watch_code(PhysAddr address);
+  void unwatch_code(PhysAddr address);
+  [[nodiscard]] bool is_code_page(PhysAddr address) const;
+  // Called when CR0, CR4, CPL or the mode bits changed: selects the context; returns its base (r13).
+  u64 select_context(u32 mode_bits);
+  [[nodiscard]] GuestRam& ram() { return ram_; }
+
+ private:
+  struct Impl;
+  GuestRam& ram_;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ring3
