@@ -14,6 +14,7 @@
 namespace ring3 {
 
 class CpuModel;
+class NativeStubs;
 
 // What the run loop does after one interpreted instruction.
 enum class Flow : u8 {
@@ -36,6 +37,8 @@ class Vcpu {
   const CpuModel& model;
   Fault fault;          // valid after Flow::fault or a false return
   std::string missing;  // valid after Flow::missing
+  // Runs x87, MMX and SSE instructions on the host's FPU (runtime/interp/native_stubs.h). Whoever constructs the Vcpu owns and sets it.
+  NativeStubs* native = nullptr;
 
   // --- raising ---
   Flow raise(Vector vector) {
