@@ -1,0 +1,188 @@
+// MMX and SSE instructions (Intel SDM vol. 1, chapters 9 to 12). They run on the host with every SIMD exception masked; what the guest has
+// unmasked is found in the flags afterwards.
+#include "runtime/interp/fpu_rows.h"
+
+namespace ring3::fpu {
+
+namespace {
+
+constexpr u32 mxcsr_flags = 0x3F;
+constexpr u32 mxcsr_masks = 0x1F80;
+constexpr u32 mxcsr_underflow_mask = 0x800;
+constexpr u32 mxcsr_flush_to_zero = 0x8000;
+constexpr u32 underflow = 0x10;
+constexpr u32 precision = 0x20;
+constexpr u32 before_computation = 0x07;  // invalid, denormal, zero divide
+
+// Which registers and memory an instruction touches, gathered once.
+struct Operands {
+  const Operand* memory = nullptr;
+  const Operand* gpr = nullptr;
+  bool xmm = false;
+  bool x87_state = false;  // runs on the whole FPU and reports pending x87 exceptions
+  u8 xmm_destination = no_reg;
+
+  explicit Operands(const Insn& insn) : x87_state(NativeStubs::needs_whole_fpu(insn)) {
+    for (unsigned i = 0; i < insn.operand_count; ++i) {
+      const Operand& o = insn.operand[i];
+      if (o.kind == OperandKind::mem) memory = &o;
+      if (o.kind != OperandKind::reg) continue;
+      switch (o.reg_class) {
+        case RegClass::mmx: break;
+        case RegClass::xmm:
+          xmm = true;
+          if (o.written && xmm_destination == no_reg) xmm_destination = o.reg;
+          break;
+        default: gpr = &o; break;
+      }
+    }
+  }
+};
+
+// The MMX form of a row that SSE2 widened exists since an earlier feature than the row's own.
+Feature feature_of(const Insn& insn, const Operands& ops) {
+  const Feature own = insn.info().feature;
+  if (!ops.x87_state || ops.xmm) return own;
+  switch (insn.row) {
+    case Row::movntq:
+    case Row::pavgb:
+    case Row::pavgw:
+    case Row::pextrw:
+    case Row::pinsrw:
+    case Row::pmaxsw:
+    case Row::pmaxub:
+    case Row::pminsw:
+    case Row::pminub:
+    case Row::pmovmskb:
+    case Row::pmulhuw:
+    case Row::psadbw:
+    case Row::pshufw: return Feature::sse;
+    case Row::paddq:
+    case Row::psubq:
+    case Row::pmuludq: return Feature::sse2;
+    default: return own == Feature::sse2 ? Feature::mmx : own;
+  }
+}
+
+// 16-byte operands must be aligned except where the instruction exists for those that are not (SDM vol. 2, 2.4 and 4.1).
+bool needs_alignment(const Insn& insn, const Operand& memory) {
+  switch (insn.row) {
+    case Row::movups:
+    case Row::movupd:
+    case Row::movdqu:
+    case Row::lddqu:
+    case Row::pcmpestri:
+    case Row::pcmpestrm:
+    case Row::pcmpistri:
+    case Row::pcmpistrm: return false;
+    default: return memory.size == 16;
+  }
+}
+
+// All exceptions masked. With underflow unmasked the guest's CPU reports every tiny result, also an exact one (SDM vol. 1, 4.9.1.5), which
+// a masked computation reports only when it flushes to zero.
+u32 masked(u32 mxcsr) {
+  const u32 value = (mxcsr & ~mxcsr_flags) | mxcsr_masks;
+  return (mxcsr & mxcsr_underflow_mask) != 0 ? value : value | mxcsr_flush_to_zero;
+}
+
+// Runs the instruction; false: an unmasked exception was raised, registers are unchanged and MXCSR holds the flags.
+bool run_simd(Vcpu& v, const Insn& insn, const Operands& ops) {
+  FxImage& image = v.s.fpu;
+  const u32 guest = image.mxcsr;
+  if ((guest & mxcsr_masks) == mxcsr_masks && !ops.x87_state) {
+    v.native->run(insn, image);
+    return true;
+  }
+  const FxImage before = image;
+  const auto attempt = [&](u32 mxcsr) {
+    image.mxcsr = mxcsr;
+    v.native->run(insn, image);
+    return image.mxcsr & mxcsr_flags;
+  };
+  u32 raised = attempt(masked(guest));
+  const u32 unmasked = raised & ~(guest >> 7);
+  if (unmasked == 0) {
+    image.mxcsr = guest | raised;
+    image.fip = before.fip;
+    image.fdp = before.fdp;
+    image.fop = before.fop;
+    return true;
+  }
+  if ((unmasked & before_computation) != 0) {
+    raised &= before_computation;  // no result was computed, so nothing is said about it (SDM vol. 1, 11.5.2)
+  } else if ((unmasked & underflow) != 0 && (guest & mxcsr_flush_to_zero) == 0) {
+    image = before;
+    raised = (raised & ~precision) | (attempt(guest | mxcsr_masks) & precision);
+  }
+  image = before;
+  image.mxcsr = guest | raised;
+  return false;
+}
+
+}  // namespace
+
+Flow simd_execute(Vcpu& v, const Insn& insn) {
+  const Operands ops(insn);
+  const bool mmx_only = ops.x87_state && !ops.xmm;
+  if (const Flow f = check_simd(v, feature_of(insn, ops), !mmx_only, ops.x87_state); f != Flow::next) return f;
+
+  NativeFrame& frame = v.native->frame();
+  const u32 offset = ops.memory != nullptr ? v.effective_address(insn) : 0;
+  const Seg segment = insn.mem.segment;
+  const bool store = ops.memory != nullptr && ops.memory->written;
+  if (ops.memory != nullptr) {
+    const unsigned size = ops.memory->size;
+    if (needs_alignment(insn, *ops.memory) && !check_aligned16(v, segment, offset, size, store ? Access::write : Access::read)) {
+      return Flow::fault;
+    }
+    if (store ? !v.probe_store(segment, offset, size) : !v.load_bytes(segment, offset, frame.memory.data(), size)) return Flow::fault;
+  }
+
+  frame.flags = v.s.eflags & flag::status;
+  frame.eax = v.s.gpr[ops.gpr != nullptr ? ops.gpr->reg : u8{eax}];
+  frame.edx = v.s.gpr[edx];
+  if (!run_simd(v, insn, ops)) return v.raise((v.s.cr4 & cr4::osxmmexcpt) != 0 ? Vector::simd : Vector::invalid_opcode);
+
+  if (store && !v.store_bytes(segment, offset, frame.memory.data(), ops.memory->size)) return Flow::fault;
+  if (ops.gpr != nullptr && ops.gpr->written) v.s.gpr[ops.gpr->reg] = frame.eax;
+  if (insn.row == Row::pcmpestri || insn.row == Row::pcmpistri) v.s.gpr[ecx] = frame.ecx;
+  if (insn.info().flags_written != 0) v.s.eflags = (v.s.eflags & ~flag::status) | (static_cast<u32>(frame.flags) & flag::status);
+  return Flow::next;
+}
+
+void enter_mmx(FxImage& image) {
+  const unsigned top = (image.fsw >> 11) & 7u;
+  const auto stack = image.st;
+  for (unsigned i = 0; i < 8; ++i) image.st[(top + i) & 7u] = stack[i];
+  image.fsw = static_cast<u16>(image.fsw & ~0x3800u);
+  image.ftw = 0xFF;
+}
+
+// MASKMOVQ and MASKMOVDQU: bytes whose mask byte has its top bit set go to DS:EDI (the segment can be overridden). All of them are
+// checked before the first is stored.
+Flow mask_move(Vcpu& v, const Insn& insn) {
+  const bool wide = insn.row == Row::maskmovdqu;
+  if (const Flow f = check_simd(v, wide ? Feature::sse2 : Feature::sse, wide, !wide); f != Flow::next) return f;
+  FxImage& image = v.s.fpu;
+  const FxImage before = image;
+  if (!wide) enter_mmx(image);
+  const u8 data_reg = insn.operand[insn.operand_count - 2u].reg;
+  const u8 mask_reg = insn.operand[insn.operand_count - 1u].reg;
+  const auto data = wide ? image.xmm[data_reg] : image.st[data_reg];
+  const auto mask = wide ? image.xmm[mask_reg] : image.st[mask_reg];
+  const auto address = [&](unsigned i) { return insn.address_size == 2 ? (v.s.gpr[edi] + i) & 0xFFFFu : v.s.gpr[edi] + i; };
+  const unsigned count = wide ? 16 : 8;
+  for (const bool commit : {false, true}) {
+    for (unsigned i = 0; i < count; ++i) {
+      if ((mask[i] & 0x80u) == 0) continue;
+      const bool ok = commit ? v.store(insn.mem.segment, address(i), data[i]) : v.probe_store(insn.mem.segment, address(i), 1);
+      if (ok) continue;
+      image = before;
+      return Flow::fault;
+    }
+  }
+  return Flow::next;
+}
+
+}  // namespace ring3::fpu
