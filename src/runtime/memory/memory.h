@@ -33,7 +33,15 @@ class CodeWatcher {
 
 struct Translation {
   PhysAddr address;
-  bool ram = false;  // backed by guest RAM; otherwise the bus answers
+  bool ram = false;     // backed by guest RAM; otherwise the bus answers
+  bool global = false;  // survives flush_non_global
+};
+
+// What the CPU model says about page tables. It decides which entry bits are reserved (SDM vol. 3, 4.3 and 4.4.2).
+struct PagingModel {
+  unsigned physical_bits = 36;  // MAXPHYADDR, 32 to 52
+  bool pse36 = false;           // 4 MiB pages may lie above 4 GiB
+  bool pat = true;              // bit 7 of page-table entries and bit 12 of large pages are memory types, not reserved
 };
 
 class Memory {
@@ -52,17 +60,20 @@ class Memory {
   [[nodiscard]] bool write(u32 linear, const void* in, unsigned size, bool user, Fault& fault);
   // Checks that [linear, linear + size) can be written (sets A and D as the write would) without writing: RMW and multi-part stores.
   [[nodiscard]] bool probe_write(u32 linear, unsigned size, bool user, Fault& fault);
-  // Host pointer to the bytes from `linear` to the end of its page when that page is RAM and the access needs no hook (not code, not
-  // MMIO); nullptr otherwise. For string instructions.
+  // Host pointer to the bytes from `linear` to the end of its page when the TLB holds that page for `access`, it is RAM and the access
+  // needs no hook (writes: not a code page); nullptr otherwise. Never walks, so it has no side effect: do one element by `read` or `write`
+  // and ask again. For string instructions.
   [[nodiscard]] u8* direct(u32 linear, Access access, bool user);
 
   // --- code fetch ---
   // Up to 15 bytes from `linear`, stopping at the page end if the next page cannot be fetched. Returns the count; 0: `fault` says why.
+  // Sets A of every page it returns bytes from: ask for what lies in the first page before asking for more.
   [[nodiscard]] unsigned fetch(u32 linear, u8* out, unsigned wanted, bool user, Fault& fault);
   // Translates for execution; sets A. Empty: `fault` says why.
   [[nodiscard]] std::optional<Translation> translate_fetch(u32 linear, bool user, Fault& fault);
 
-  // Walks the page tables for any access, sets A/D as it would (SDM vol. 3, 4.7-4.8). Fills the soft table on success where allowed.
+  // Walks the page tables for any access, sets A/D as it would (SDM vol. 3, 4.7-4.8). Fills the soft table on success where allowed: that
+  // of the context last selected with this privilege.
   [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
   // Debug view: walks without setting A/D, checking rights or filling tables.
   [[nodiscard]] std::optional<Translation> peek(u32 linear) const;
@@ -78,16 +89,31 @@ class Memory {
   void flush_page(u32 linear);  // INVLPG: the whole large page if it is one
   // Re-reads PDPTEs under PAE (MOV CR3 and friends). False: a reserved bit is set, raise #GP(0) and leave the old ones.
   [[nodiscard]] bool load_pdptes(u32 cr3);
-  // A20 gate: physical bit 20 forced to 0 when off.
+  // A20 gate: the CPU's accesses see physical bit 20 as 0 when off (it is on after construction). `read_physical` and `write_physical` are
+  // not the CPU's and see it as it is. Flushes everything when it changes.
   void set_a20(bool enabled);
+  // Flushes everything.
+  void set_paging_model(const PagingModel& model);
 
   // --- for translated code ---
   // Makes the page that contains `address` a code page: it loses every write entry until `unwatch_code`.
   void watch_code(PhysAddr address);
   void unwatch_code(PhysAddr address);
   [[nodiscard]] bool is_code_page(PhysAddr address) const;
-  // Called when CR0, CR4, CPL or the mode bits changed: selects the context; returns its base (r13).
+  // Called when CR0, CR4, CPL or the mode bits (guest/block_key.h) changed: selects the context; returns its base (r13). At most
+  // `max_contexts` live at a time: beyond, the one that was not selected for longest is emptied and reused, and any r13 that was kept for
+  // it is void. Throws UserError when the host has no address space left.
   u64 select_context(u32 mode_bits);
+  static constexpr unsigned max_contexts = 8;
+
+  // Jump-table slots (contract::jump_table) of the current context; `select_context` comes first. A slot is emptied by itself when its
+  // linear page or the next one (into which the block's last instruction may reach) leaves the TLB, so `global` is true only if every
+  // page the block lies in is (Translation::global). Cost of emptying: the slots that are set, not the table.
+  void set_jump(u32 linear, u32 offset, bool global);
+  // Empties the slot of `linear` in every context: its block died.
+  void clear_jump(u32 linear);
+  // Empties every slot of every context: the code cache is to be reused.
+  void clear_all_jumps();
   [[nodiscard]] GuestRam& ram() { return ram_; }
 
  private:

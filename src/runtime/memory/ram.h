@@ -1,6 +1,7 @@
 // Guest RAM: one memfd, mapped once for the runtime.
 #pragma once
 
+#include "base/mapping.h"
 #include "base/types.h"
 #include "guest/address.h"
 
@@ -8,9 +9,14 @@ namespace ring3 {
 
 class GuestRam {
  public:
-  // `bytes` is a multiple of 1 MiB, at most 3 GiB. RAM is guest physical [0, bytes). Throws UserError when the host refuses.
+  static constexpr u64 granule = u64{1} << 20;
+  static constexpr u64 max_size = u64{3} << 30;
+  static constexpr u64 guard_size = u64{64} << 10;
+
+  // `bytes` is a multiple of 1 MiB, at most 3 GiB and not 0. RAM is guest physical [0, bytes). Throws UserError when `bytes` is out of
+  // range or the host refuses. Bytes that nobody touched cost no host memory.
   explicit GuestRam(u64 bytes);
-  ~GuestRam();
+  ~GuestRam() = default;
   GuestRam(const GuestRam&) = delete;
   GuestRam& operator=(const GuestRam&) = delete;
 
@@ -19,12 +25,13 @@ class GuestRam {
   [[nodiscard]] u8* base() const { return base_; }
   [[nodiscard]] bool contains(PhysAddr address, u64 size) const { return address.value < size_ && size <= size_ - address.value; }
   [[nodiscard]] u8* at(PhysAddr address) const { return base_ + address.value; }
-  [[nodiscard]] int fd() const { return fd_; }
+  [[nodiscard]] int fd() const { return file_.fd(); }
 
  private:
   u64 size_ = 0;
+  MemFd file_;
+  Mapping mapping_;
   u8* base_ = nullptr;
-  int fd_ = -1;
 };
 
 }  // namespace ring3

@@ -1,0 +1,116 @@
+#include "runtime/memory/jump_slots.h"
+
+#include "base/error.h"
+#include "translator/contract.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace ring3 {
+
+namespace {
+
+constexpr u32 record_mask = 0x0FFF'FFFF;
+constexpr unsigned touched_shift = 28;
+constexpr u64 table_size = u64{4} << 32;
+constexpr u64 index_size = u64{linear_page_count} * sizeof(u32);
+// A guest can spread its code so that every slot needs a host page of its own (16 GiB in all); past 64 MiB the table is given back to the
+// host when it is emptied for any reason.
+constexpr u32 touched_limit = (64u << 20) / 4096;
+
+}  // namespace
+
+JumpSlots::JumpSlots(const Mapping& owner, u64 offset)
+    : owner_(owner), offset_(offset), table_(reinterpret_cast<u32*>(owner.data() + offset)), index_mapping_(Mapping::sparse(index_size)) {
+  if (!index_mapping_) throw UserError("jump tables: the host has no address space left; raise the limit (ulimit -v)");
+  index_ = reinterpret_cast<u32*>(index_mapping_.data());
+}
+
+JumpSlots::Page& JumpSlots::page_of(u32 page) {
+  const u32 known = index_[page] & record_mask;
+  if (known != 0) return pages_[known - 1];
+  if (free_.empty()) {
+    free_.push_back(static_cast<u32>(pages_.size()));
+    pages_.emplace_back();
+  }
+  const u32 index = free_.back();
+  free_.pop_back();
+  index_[page] |= index + 1;
+  pages_[index].number = page;
+  return pages_[index];
+}
+
+void JumpSlots::set(u32 linear, u32 value, bool global) {
+  const u32 number = linear >> page_shift;
+  u32* slot = table_ + linear;
+  const u32 host_page = 1u << (touched_shift + ((linear >> 10) & 3));  // 1024 slots in a host page
+  if ((index_[number] & host_page) == 0) {
+    if (touched_ >= touched_limit) clear_all();
+    index_[number] |= host_page;
+    ++touched_;
+  }
+  Page& record = page_of(number);
+  if (*slot == 0) record.slots.push_back(static_cast<u16>(linear & page_mask));
+  *slot = value;
+  bool& listed = global ? record.in_global : record.in_non_global;
+  if (!listed) {
+    listed = true;
+    (global ? global_ : non_global_).push_back((index_[number] & record_mask) - 1);
+  }
+}
+
+void JumpSlots::clear(u32 linear) {
+  const u32 known = index_[linear >> page_shift] & record_mask;
+  if (known == 0 || table_[linear] == 0) return;
+  table_[linear] = 0;
+  std::vector<u16>& slots = pages_[known - 1].slots;
+  const auto found = std::find(slots.begin(), slots.end(), static_cast<u16>(linear & page_mask));
+  *found = slots.back();
+  slots.pop_back();
+}
+
+void JumpSlots::empty(Page& record) {
+  u32* slots = table_ + (u64{record.number} << page_shift);
+  for (const u16 slot : record.slots) slots[slot] = 0;
+  record.slots.clear();
+}
+
+void JumpSlots::clear_page(u32 page) {
+  const u32 known = index_[page] & record_mask;
+  if (known != 0) empty(pages_[known - 1]);
+}
+
+void JumpSlots::release(u32 index) {
+  Page& record = pages_[index];
+  index_[record.number] &= ~record_mask;
+  record.in_global = record.in_non_global = false;
+  free_.push_back(index);
+}
+
+void JumpSlots::clear_non_global() {
+  for (const u32 index : non_global_) {
+    Page& record = pages_[index];
+    empty(record);
+    record.in_non_global = false;
+    if (!record.in_global) release(index);
+  }
+  non_global_.clear();
+}
+
+void JumpSlots::clear_all() {
+  clear_non_global();
+  for (const u32 index : global_) {
+    empty(pages_[index]);
+    release(index);
+  }
+  global_.clear();
+  if (touched_ >= touched_limit) {
+    owner_.discard(offset_, table_size);
+    index_mapping_.discard(0, index_size);
+    touched_ = 0;
+    pages_.clear();
+    free_.clear();
+  }
+}
+
+}  // namespace ring3

@@ -1,0 +1,49 @@
+// The jump table of one context, with a record of the slots that are set, so that emptying it costs no more than filling it did.
+#pragma once
+
+#include "base/mapping.h"
+#include "base/types.h"
+#include "guest/address.h"
+
+#include <vector>
+
+namespace ring3 {
+
+class JumpSlots {
+ public:
+  // `table`: contract::jump_table of a zeroed context; it lies at `offset` of `owner`.
+  JumpSlots(const Mapping& owner, u64 offset);
+
+  // `value` is not 0.
+  void set(u32 linear, u32 value, bool global);
+  void clear(u32 linear);
+  void clear_page(u32 page);
+  void clear_non_global();
+  void clear_all();
+
+ private:
+  // The set slots of one linear page.
+  struct Page {
+    u32 number = 0;
+    bool in_global = false, in_non_global = false;  // the lists that name this record
+    std::vector<u16> slots;                         // offsets in the page, each once
+  };
+
+  Page& page_of(u32 page);
+  void empty(Page& record);
+  void release(u32 index);
+
+  const Mapping& owner_;
+  u64 offset_;
+  u32* table_;
+  // Per linear page: index + 1 of its record in `pages_` (low 28 bits), and which of the four host pages of its slots were ever written
+  // since the last discard (high 4 bits). Sparse: costs nothing where no code is.
+  Mapping index_mapping_;
+  u32* index_;
+  std::vector<Page> pages_;
+  std::vector<u32> free_;
+  std::vector<u32> global_, non_global_;  // records by the longest flush they survive; a record may be in both
+  u32 touched_ = 0;                       // host pages of the table that are in use
+};
+
+}  // namespace ring3

@@ -1,0 +1,313 @@
+#include "runtime/memory/memory.h"
+
+#include "base/error.h"
+#include "runtime/memory/fetch_tlb.h"
+#include "runtime/memory/page_walker.h"
+#include "runtime/memory/physical.h"
+#include "runtime/memory/ram.h"
+#include "runtime/memory/soft_tables.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace ring3 {
+
+namespace {
+
+// Pages filled at a miss beside the one that missed, in an aligned group. A miss in emitted code costs microseconds, a fill nanoseconds;
+// eight entries of each table are one host cache line.
+constexpr u32 group_small = 8;   // neighbours in the page table
+constexpr u32 group_large = 16;  // neighbours in a large page: no entry to read
+
+void copy(void* to, const void* from, unsigned size) {
+  switch (size) {
+    case 1: std::memcpy(to, from, 1); break;
+    case 2: std::memcpy(to, from, 2); break;
+    case 4: std::memcpy(to, from, 4); break;
+    case 8: std::memcpy(to, from, 8); break;
+    case 16: std::memcpy(to, from, 16); break;
+    default: std::memcpy(to, from, size);
+  }
+}
+
+u8* host(u64 entry, u32 linear) { return reinterpret_cast<u8*>(entry + linear); }
+
+bool crosses(u32 linear, unsigned size) { return (linear & page_mask) + size > page_size; }
+
+}  // namespace
+
+struct Memory::Impl {
+  Impl(CpuState& the_cpu, GuestRam& ram, Bus& bus) : cpu(the_cpu), physical(ram, bus), walker(the_cpu, physical), tables(ram) {}
+
+  // An access cut at the page boundary; the second part may be empty.
+  struct Parts {
+    u32 first_linear = 0, second_linear = 0;
+    unsigned first_size = 0, second_size = 0;
+    Translation first, second;
+  };
+
+  void fill_from(const Walk& walk, u32 linear, bool user);
+  [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
+  [[nodiscard]] bool translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault);
+  void note_kind(u32 linear, PageKind kind);
+  void flush_pages(u32 first, u32 count);
+
+  CpuState& cpu;
+  PhysicalMemory physical;
+  PageWalker walker;
+  SoftTables tables;
+  FetchTlb fetch_tlb;
+  // Per 2 MiB of linear space: the largest kind of page that was cached from it since the last flush of all.
+  std::array<PageKind, 2048> kinds{};
+};
+
+namespace {
+
+void set_page_fault(Fault& fault, const Walk& walk, u32 linear) { fault = {Vector::page, true, walk.error_code, linear}; }
+
+}  // namespace
+
+void Memory::Impl::note_kind(u32 linear, PageKind kind) {
+  const u32 region = linear >> 21;
+  if (kind == PageKind::large_2m && kinds[region] == PageKind::small) kinds[region] = kind;
+  if (kind == PageKind::large_4m) kinds[region & ~1u] = kinds[region | 1u] = kind;
+}
+
+void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
+  if (!physical.is_ram(walk.page)) return;
+  Context& context = tables.data(user);
+  const u32 page = linear >> page_shift;
+  note_kind(linear, walk.kind);
+  tables.fill(context, page, walk.page, walk.write_ready && !physical.is_code(walk.page), walk.global);
+
+  if (walk.kind == PageKind::small) {
+    if (!physical.is_ram(walk.entry_address)) return;
+    const u32 own = page % group_small;
+    const u64 group = walk.entry_address - u64{own} * walker.entry_size();
+    for (u32 i = 0; i < group_small; ++i) {
+      if (i == own) continue;
+      const Neighbour neighbour = walker.neighbour(walk, group + u64{i} * walker.entry_size(), user);
+      if (!neighbour.ok || !physical.is_ram(neighbour.page)) continue;
+      tables.prefill(context, page - own + i, neighbour.page, neighbour.write_ready && !physical.is_code(neighbour.page), neighbour.global);
+    }
+    return;
+  }
+  const u32 own = page % group_large;
+  const u64 group = walk.page - (u64{own} << page_shift);
+  for (u32 i = 0; i < group_large; ++i) {
+    const u64 at = group + (u64{i} << page_shift);
+    if (i == own || !physical.is_ram(at)) continue;
+    tables.prefill(context, page - own + i, at, walk.write_ready && !physical.is_code(at), walk.global);
+  }
+}
+
+std::optional<Translation> Memory::Impl::translate(u32 linear, Access access, bool user, Fault& fault) {
+  const Walk walk = walker.walk(linear, access, user, true);
+  if (!walk.ok) {
+    set_page_fault(fault, walk, linear);
+    return std::nullopt;
+  }
+  if (access != Access::execute) fill_from(walk, linear, user);
+  return Translation{{walk.page | (linear & page_mask)}, physical.is_ram(walk.page), walk.global};
+}
+
+bool Memory::Impl::translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault) {
+  parts.first_linear = linear;
+  parts.first_size = std::min(size, page_size - (linear & page_mask));
+  parts.second_linear = linear + parts.first_size;
+  parts.second_size = size - parts.first_size;
+  if (parts.second_size != 0) {
+    // Neither page's A and D flags may change if the other one faults (SDM vol. 3, 4.8: they tell of accesses that took place).
+    for (const u32 part : {parts.first_linear, parts.second_linear}) {
+      const Walk trial = walker.walk(part, access, user, false);
+      if (trial.ok) continue;
+      set_page_fault(fault, trial, part);
+      return false;
+    }
+  }
+  const std::optional<Translation> first = translate(parts.first_linear, access, user, fault);
+  if (!first) return false;
+  parts.first = *first;
+  if (parts.second_size == 0) return true;
+  const std::optional<Translation> second = translate(parts.second_linear, access, user, fault);
+  if (!second) return false;
+  parts.second = *second;
+  return true;
+}
+
+void Memory::Impl::flush_pages(u32 first, u32 count) {
+  tables.flush_pages(first, count);
+  fetch_tlb.flush_pages(first, count);
+  if (physical.watcher() == nullptr) return;
+  for (u32 page = first; page < first + count; ++page) physical.watcher()->page_unmapped(page);
+}
+
+Memory::Memory(CpuState& cpu, GuestRam& ram, Bus& bus) : ram_(ram), impl_(std::make_unique<Impl>(cpu, ram, bus)) {}
+
+Memory::~Memory() = default;
+
+void Memory::set_watcher(CodeWatcher* watcher) { impl_->physical.set_watcher(watcher); }
+
+bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault) {
+  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
+    if (const u64 entry = context->reads()[linear >> page_shift]; entry != 0) {
+      copy(out, host(entry, linear), size);
+      return true;
+    }
+  }
+  Impl::Parts parts;
+  if (!impl_->translate_parts(linear, size, Access::read, user, parts, fault)) return false;
+  impl_->physical.read(parts.first.address.value, out, parts.first_size);
+  if (parts.second_size != 0) impl_->physical.read(parts.second.address.value, static_cast<u8*>(out) + parts.first_size, parts.second_size);
+  return true;
+}
+
+bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& fault) {
+  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
+    if (const u64 entry = context->writes()[linear >> page_shift]; entry != 0) {
+      copy(host(entry, linear), in, size);
+      return true;
+    }
+  }
+  Impl::Parts parts;
+  if (!impl_->translate_parts(linear, size, Access::write, user, parts, fault)) return false;
+  impl_->physical.write(parts.first.address.value, in, parts.first_size);
+  if (parts.second_size != 0) {
+    impl_->physical.write(parts.second.address.value, static_cast<const u8*>(in) + parts.first_size, parts.second_size);
+  }
+  return true;
+}
+
+bool Memory::probe_write(u32 linear, unsigned size, bool user, Fault& fault) {
+  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
+    if (context->writes()[linear >> page_shift] != 0) return true;
+  }
+  Impl::Parts parts;
+  return impl_->translate_parts(linear, size, Access::write, user, parts, fault);
+}
+
+u8* Memory::direct(u32 linear, Access access, bool user) {
+  const u32 page = linear >> page_shift;
+  if (access == Access::execute) {
+    const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user);
+    return known != nullptr && known->ram ? ram_.at({known->page | (linear & page_mask)}) : nullptr;
+  }
+  const Context* context = impl_->tables.data_if_any(user);
+  if (context == nullptr) return nullptr;
+  const u64 entry = (access == Access::write ? context->writes() : context->reads())[page];
+  return entry != 0 ? host(entry, linear) : nullptr;
+}
+
+unsigned Memory::fetch(u32 linear, u8* out, unsigned wanted, bool user, Fault& fault) {
+  const std::optional<Translation> first = translate_fetch(linear, user, fault);
+  if (!first) return 0;
+  const unsigned in_first = std::min(wanted, page_size - (linear & page_mask));
+  impl_->physical.read(first->address.value, out, in_first);
+  if (in_first == wanted) return wanted;
+  Fault not_reported;
+  const std::optional<Translation> second = translate_fetch(linear + in_first, user, not_reported);
+  if (!second) return in_first;
+  impl_->physical.read(second->address.value, out + in_first, wanted - in_first);
+  return wanted;
+}
+
+std::optional<Translation> Memory::translate_fetch(u32 linear, bool user, Fault& fault) {
+  const u32 page = linear >> page_shift;
+  if (const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user)) {
+    return Translation{{known->page | (linear & page_mask)}, known->ram, known->global};
+  }
+  const Walk walk = impl_->walker.walk(linear, Access::execute, user, true);
+  if (!walk.ok) {
+    set_page_fault(fault, walk, linear);
+    return std::nullopt;
+  }
+  const bool ram = impl_->physical.is_ram(walk.page);
+  impl_->note_kind(linear, walk.kind);
+  impl_->fetch_tlb.fill(page, user, walk.page, ram, walk.global);
+  return Translation{{walk.page | (linear & page_mask)}, ram, walk.global};
+}
+
+std::optional<Translation> Memory::translate(u32 linear, Access access, bool user, Fault& fault) {
+  if (access == Access::execute) return translate_fetch(linear, user, fault);
+  return impl_->translate(linear, access, user, fault);
+}
+
+std::optional<Translation> Memory::peek(u32 linear) const {
+  const Walk walk = impl_->walker.peek(linear);
+  if (!walk.ok) return std::nullopt;
+  return Translation{{walk.page | (linear & page_mask)}, impl_->physical.is_ram(walk.page), false};
+}
+
+void Memory::read_physical(PhysAddr address, void* out, u32 size) { impl_->physical.read(address.value, out, size); }
+
+void Memory::write_physical(PhysAddr address, const void* in, u32 size) { impl_->physical.write(address.value, in, size); }
+
+void Memory::flush_all() {
+  impl_->tables.flush_all();
+  impl_->fetch_tlb.flush_all();
+  impl_->kinds.fill(PageKind::small);
+  if (CodeWatcher* watcher = impl_->physical.watcher()) watcher->all_unmapped(false);
+}
+
+void Memory::flush_non_global() {
+  impl_->tables.flush_non_global();
+  impl_->fetch_tlb.flush_non_global();
+  if (CodeWatcher* watcher = impl_->physical.watcher()) watcher->all_unmapped(true);
+}
+
+void Memory::flush_page(u32 linear) {
+  const u32 region = linear >> 21;
+  const u32 page = linear >> page_shift;
+  switch (impl_->kinds[region]) {
+    case PageKind::small:
+    case PageKind::unpaged: impl_->flush_pages(page, 1); break;
+    case PageKind::large_2m:
+      impl_->kinds[region] = PageKind::small;
+      impl_->flush_pages(page & ~511u, 512);
+      break;
+    case PageKind::large_4m:
+      impl_->kinds[region & ~1u] = impl_->kinds[region | 1u] = PageKind::small;
+      impl_->flush_pages(page & ~1023u, 1024);
+      break;
+  }
+}
+
+bool Memory::load_pdptes(u32 cr3) { return impl_->walker.read_pdptes(cr3, impl_->cpu.pdpte); }
+
+void Memory::set_a20(bool enabled) {
+  if (impl_->walker.a20() == enabled) return;
+  impl_->walker.set_a20(enabled);
+  flush_all();
+}
+
+void Memory::set_paging_model(const PagingModel& model) {
+  impl_->walker.set_model(model);
+  flush_all();
+}
+
+void Memory::watch_code(PhysAddr address) {
+  if (!impl_->physical.is_ram(address.value) || impl_->physical.is_code(address.value)) return;
+  impl_->physical.set_code(address.value, true);
+  impl_->tables.drop_writes(address.value & ~u64{page_mask});
+}
+
+void Memory::unwatch_code(PhysAddr address) {
+  if (impl_->physical.is_ram(address.value)) impl_->physical.set_code(address.value, false);
+}
+
+bool Memory::is_code_page(PhysAddr address) const { return impl_->physical.is_code(address.value); }
+
+u64 Memory::select_context(u32 mode_bits) { return impl_->tables.select(mode_bits).base(); }
+
+void Memory::set_jump(u32 linear, u32 offset, bool global) {
+  Context* context = impl_->tables.current();
+  if (context == nullptr) throw InternalError("set_jump before select_context");
+  context->jumps().set(linear, offset, global);
+}
+
+void Memory::clear_jump(u32 linear) { impl_->tables.clear_jump(linear); }
+
+void Memory::clear_all_jumps() { impl_->tables.clear_all_jumps(); }
+
+}  // namespace ring3
