@@ -48,6 +48,8 @@ struct EmittedLink {
   u64 resume_at = 0;      // host address to enter
   u64 context = 0;        // r13: tables of the current view and mode
   u64 return_stack = 0;   // rsp while emitted code runs
+  // Per segment: host address of its base if it is usable, writable (CS: readable) and 4 GiB long; 0 faults into the runtime.
+  std::array<u64, segment_count> segment_gate{};
 };
 
 struct CpuState {

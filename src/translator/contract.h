@@ -8,15 +8,21 @@
 //   r8 r9 r11                           scratch
 //   r10                                 the constant 10: shift count of the four-byte table look-up
 //   r13                                 tables of the current context (layout below)
-//   r15                                 CpuState*; the code cache lies at a fixed distance
+//   r15                                 CpuState*; the code cache lies at a fixed distance behind it
 //
 // A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss (entry 0) faults because the host's low
 // 4 GiB + 64 KiB are unmapped; an address that is misaligned for its size gives a non-canonical index and faults too. The fault handler
-// finds the guest instruction from the host pc; every access of an instruction precedes its first change of guest state.
+// finds the guest instruction from the host pc; every access of an instruction precedes its first change of guest state, so that the
+// runtime can execute the whole instruction again in the interpreter.
+//
+// Polls and gates are loads through pointers in CpuState::link that the runtime sets to 0 to get control: no flags, no compare.
 #pragma once
 
 #include "base/types.h"
 #include "guest/address.h"
+#include "guest/cpu_state.h"
+
+#include <cstddef>
 
 namespace ring3::contract {
 
@@ -27,12 +33,46 @@ inline constexpr u64 write_table = u64{linear_page_count} * 8;
 inline constexpr u64 jump_table = 2 * write_table;
 inline constexpr u64 context_size = jump_table + (u64{4} << 32);
 
-// Why emitted code came back.
+// CpuState stands this far before the code cache's base (r15 + state_distance = offset 0 of the cache).
+inline constexpr u32 state_distance = 0x10000;
+static_assert(sizeof(CpuState) <= state_distance);
+
+// Why emitted code came back (CpuState::link.exit_reason). CpuState::eip is the address to go on at unless stated otherwise.
 enum class ExitReason : u32 {
-  lookup,      // no block known for EIP (CpuState.eip): look up or translate
-  link,        // as `lookup`; exit_argument is the exit site to link (translated_block.h)
-  interpret,   // exit_argument is the instruction's index record: interpret it and go on
-  host_fault,  // exit_argument is the host pc; the fault address is in HostFaultRecord
+  lookup = 0,      // no block known for EIP
+  link = 1,        // as `lookup`; exit_argument is the number of the direct exit to link
+  interpret = 2,   // exit_argument is the number of the interpret site; EIP is stale, the block's map names the instruction
+  host_fault = 3,  // exit_argument is the host pc; set by the signal handler, EIP is stale
 };
+
+// Offsets from r15.
+namespace offset {
+inline constexpr i32 gpr = offsetof(CpuState, gpr);
+inline constexpr i32 eip = offsetof(CpuState, eip);
+inline constexpr i32 link = offsetof(CpuState, link);
+inline constexpr i32 poll = link + static_cast<i32>(offsetof(EmittedLink, poll));
+inline constexpr i32 pending = link + static_cast<i32>(offsetof(EmittedLink, pending));
+inline constexpr i32 fpu_gate = link + static_cast<i32>(offsetof(EmittedLink, fpu_gate));
+inline constexpr i32 always_valid = link + static_cast<i32>(offsetof(EmittedLink, always_valid));
+inline constexpr i32 if_flag = link + static_cast<i32>(offsetof(EmittedLink, if_flag));
+inline constexpr i32 system_flags = link + static_cast<i32>(offsetof(EmittedLink, system_flags));
+inline constexpr i32 host_flags = link + static_cast<i32>(offsetof(EmittedLink, host_flags));
+inline constexpr i32 exit_reason = link + static_cast<i32>(offsetof(EmittedLink, exit_reason));
+inline constexpr i32 exit_argument = link + static_cast<i32>(offsetof(EmittedLink, exit_argument));
+inline constexpr i32 host_stack = link + static_cast<i32>(offsetof(EmittedLink, host_stack));
+inline constexpr i32 resume_at = link + static_cast<i32>(offsetof(EmittedLink, resume_at));
+inline constexpr i32 context = link + static_cast<i32>(offsetof(EmittedLink, context));
+inline constexpr i32 return_stack = link + static_cast<i32>(offsetof(EmittedLink, return_stack));
+inline constexpr i32 segment_gate = link + static_cast<i32>(offsetof(EmittedLink, segment_gate));
+inline constexpr i32 cr0 = offsetof(CpuState, cr0);
+inline constexpr i32 cr2 = offsetof(CpuState, cr2);
+inline constexpr i32 cr3 = offsetof(CpuState, cr3);
+inline constexpr i32 cr4 = offsetof(CpuState, cr4);
+inline constexpr i32 fpu_live = offsetof(CpuState, fpu_live);
+inline constexpr i32 fpu = offsetof(CpuState, fpu);
+[[nodiscard]] constexpr i32 selector(unsigned segment) {
+  return static_cast<i32>(offsetof(CpuState, seg) + segment * sizeof(SegmentCache) + offsetof(SegmentCache, selector));
+}
+}  // namespace offset
 
 }  // namespace ring3::contract

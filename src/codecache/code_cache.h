@@ -1,0 +1,109 @@
+// Installed translations: memory, look-up, links, page index, invalidation.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "codecache/block.h"
+#include "codecache/code_region.h"
+#include "frontend/guest_block.h"
+#include "guest/address.h"
+#include "translator/stubs.h"
+
+namespace ring3 {
+
+struct CacheCounters {
+  u64 installed = 0;
+  u64 invalidated = 0;
+  u64 flushes = 0;
+  u64 linked = 0;
+  u64 unlinked = 0;
+  u64 guest_bytes = 0;  // of all blocks ever installed
+  u64 host_bytes = 0;
+  u64 guest_insns = 0;
+};
+
+class CodeCache {
+ public:
+  explicit CodeCache(CodeRegion& region);
+
+  [[nodiscard]] const Stubs& stubs() const { return stubs_; }
+  [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(region_.code()); }  // host address of offset 0
+  [[nodiscard]] const CodeRegion& region() const { return region_; }
+
+  // The valid block with this key, or null.
+  [[nodiscard]] Block* find(const BlockKey& key) const;
+
+  // --- installing ---
+  [[nodiscard]] u32 next_offset() const { return next_; }
+  [[nodiscard]] bool has_room(u64 bytes) const { return next_ + bytes + entry_patch_size <= region_.size(); }
+  // Copies the code to `next_offset()` and enters the block into all indexes. `has_room` must hold.
+  Block& install(const GuestBlock& guest, u64 second_page, const TranslatedBlock& translated, u64* counter);
+  // An 8-byte execution counter that lives until the next flush.
+  [[nodiscard]] u64* new_counter();
+
+  // --- links ---
+  struct Exit {
+    Block* from = nullptr;
+    DirectExit site;
+    Block* to = nullptr;
+  };
+  [[nodiscard]] const Exit& exit(u32 number) const { return exits_[number]; }
+  // Patches the exit's jump so that it leads straight to `to`. No effect if either end is dead.
+  void link(u32 number, Block& to);
+
+  struct Site {
+    Block* block = nullptr;
+    u32 point = 0;
+  };
+  [[nodiscard]] const Site& interpret_site(u32 number) const { return sites_[number]; }
+  // The block and point that host pc `host` belongs to; block is null for pcs outside every block.
+  [[nodiscard]] Site find_host(u64 host);
+
+  // --- invalidation ---
+  // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.
+  bool invalidate(PhysAddr address, u32 size);
+  [[nodiscard]] bool has_blocks(PhysAddr page) const;
+  // Kills one block (to translate it again in another form).
+  void kill(Block& block);
+  // Forgets everything; jump tables must have been cleared by the caller first.
+  void flush();
+  // Bumped by every invalidation and flush: a block pointer taken before is only good if this did not change.
+  [[nodiscard]] u64 generation() const { return generation_; }
+
+  [[nodiscard]] const CacheCounters& counters() const { return counters_; }
+  [[nodiscard]] const std::deque<Block>& blocks() const { return blocks_; }
+  // Guest instructions executed in emitted code, if blocks have counters: whole blocks, so early exits are the caller's to subtract.
+  [[nodiscard]] u64 counted_instructions() const;
+  void check_invariants() const;  // throws InternalError
+
+ private:
+  static constexpr u32 entry_patch_size = 16;
+
+  struct KeyHash {
+    std::size_t operator()(const BlockKey& k) const {
+      return static_cast<std::size_t>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 8);
+    }
+  };
+
+  void unlink(u32 number);
+  void patch32(u32 offset, u32 value);
+  void remove_from_page(u64 page, Block* block);
+
+  CodeRegion& region_;
+  Stubs stubs_;
+  u32 next_ = 0;
+  std::deque<Block> blocks_;  // in order of host_offset
+  std::unordered_map<BlockKey, Block*, KeyHash> by_key_;
+  std::unordered_map<u64, std::vector<Block*>> by_page_;  // physical page number
+  std::vector<Exit> exits_;
+  std::vector<Site> sites_;
+  std::deque<u64> execution_counters_;
+  CacheCounters counters_;
+  u64 dead_instructions_ = 0;
+  u64 generation_ = 0;
+};
+
+}  // namespace ring3

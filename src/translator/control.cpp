@@ -1,0 +1,137 @@
+// Near control transfers. A direct jump inside the guest page is one patchable host jump: the page cannot be remapped under it alone.
+// Everything else goes through the jump table of the current context, which is right in every address space.
+#include "translator/emitter.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+using namespace contract;
+
+bool Emitter::in_page(u32 target) const { return (target >> page_shift) == (key_.linear >> page_shift) && !block_->crosses_page; }
+
+// Emits `opcode` and a 4-byte displacement that the code cache patches when it links the exit.
+void Emitter::patchable_jump(std::initializer_list<u8> opcode, u32 target) {
+  a_.embed(opcode.begin(), opcode.size());
+  pending_exits_.push_back({static_cast<u32>(a_.offset()), 0, 0, target});
+  a_.embedUInt32(0);
+}
+
+void Emitter::jump_table() {
+  a_.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(contract::jump_table)));
+  a_.lea(x86::r9, x86::ptr(x86::r15, x86::r9, 0, static_cast<i32>(state_distance)));
+  a_.jmp(x86::r9);
+}
+
+void Emitter::jump_direct(u32 target) {
+  if (in_page(target)) {
+    patchable_jump({0xE9}, target);
+    return;
+  }
+  a_.mov(x86::r8d, target);
+  jump_table();
+}
+
+void Emitter::emit_cold_exits(TranslatedBlock& out) {
+  for (DirectExit exit : pending_exits_) {
+    exit.stub_offset = static_cast<u32>(a_.offset());
+    if (in_page(exit.target)) {
+      a_.mov(field(offset::eip, 4), exit.target);
+      a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
+      exit.number_offset = static_cast<u32>(a_.offset()) - 4;
+      a_.jmp(Imm(base_ + stubs_.exit_link));
+    } else {
+      a_.mov(x86::r8d, exit.target);
+      jump_table();
+    }
+    out.exits.push_back(exit);
+  }
+}
+
+bool Emitter::emit_control(const Insn& insn) {
+  if (insn.operand_size != 4) return false;
+  const Operand& o = insn.operand[0];
+  const u32 target = next_eip() + insn.target;
+  const bool stack_ok = (key_.mode & mode::stack32) != 0 && !site_unaligned();
+  const bool direct = o.kind == OperandKind::rel;
+  switch (insn.row) {
+    case Row::jmp:
+      if (!direct || target <= eip()) {
+        if (!hold_poll_) poll();
+      }
+      if (direct) {
+        jump_direct(target);
+      } else {
+        if (o.kind == OperandKind::mem) {
+          if (!operand_address(insn, 4, Table::read)) return false;
+          a_.mov(x86::r8d, host_memory(4));
+        } else {
+          a_.mov(x86::r8d, gpr32(o.reg));
+        }
+        jump_table();
+      }
+      break;
+    case Row::call:
+      if (!stack_ok) return false;
+      if (!hold_poll_ && (!direct || target <= eip())) poll();
+      if (o.kind == OperandKind::mem) {
+        if (!operand_address(insn, 4, Table::read)) return false;
+        a_.mov(x86::r11d, host_memory(4));
+      } else if (!direct) {
+        a_.mov(x86::r11d, gpr32(o.reg));
+      }
+      if (!stack_slot(-4, 4, Table::write)) return false;
+      a_.mov(host_memory(4), next_eip());
+      a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
+      if (direct) {
+        jump_direct(target);
+      } else {
+        a_.mov(x86::r8d, x86::r11d);
+        jump_table();
+      }
+      break;
+    case Row::ret:
+      if (!stack_ok) return false;
+      if (!hold_poll_) poll();
+      if (!stack_slot(0, 4, Table::read)) return false;
+      a_.mov(x86::r8d, host_memory(4));
+      a_.lea(x86::r12d, x86::ptr(x86::r12, static_cast<i32>(4 + (insn.operand_count != 0 ? insn.imm & 0xFFFFu : 0))));
+      jump_table();
+      break;
+    case Row::loop:
+    case Row::loope:
+    case Row::loopne:
+    case Row::jecxz: return emit_loop(insn);
+    default:
+      if (o.kind != OperandKind::rel || insn.operand_count != 1) return false;
+      return emit_conditional(insn);
+  }
+  ended_ = true;
+  return true;
+}
+
+bool Emitter::emit_conditional(const Insn& insn) {
+  // 70+cc rel8 or 0F 80+cc rel32: the condition is in the low four bits of the last opcode byte.
+  const u8 first = insn.bytes[insn.opcode_offset];
+  const u8 condition = static_cast<u8>((first == 0x0F ? insn.bytes[insn.opcode_offset + 1] : first) & 0xFu);
+  const u32 target = next_eip() + insn.target;
+  if (target <= eip() && !hold_poll_) poll();
+  patchable_jump({0x0F, static_cast<u8>(0x80u | condition)}, target);
+  jump_direct(next_eip());
+  ended_ = true;
+  return true;
+}
+
+bool Emitter::emit_loop(const Insn& insn) {
+  if (insn.address_size != 4) return false;  // CX as counter has no form in 64-bit mode
+  const u32 target = next_eip() + insn.target;
+  if (target <= eip() && !hold_poll_) poll();
+  const u8 opcode = insn.bytes[insn.opcode_offset];
+  const std::array<u8, 5> head{0x67, opcode, 2, 0xEB, 5};  // taken: over the short jump; not taken: over the first long jump
+  a_.embed(head.data(), head.size());
+  patchable_jump({0xE9}, target);
+  jump_direct(next_eip());
+  ended_ = true;
+  return true;
+}
+
+}  // namespace ring3

@@ -1,0 +1,104 @@
+#include "translator/emitter.h"
+
+#include "base/error.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+using namespace contract;
+
+Emitter::Emitter(CodeHolder& holder, const TranslatorOptions& options, const UnalignedSites& unaligned, const Stubs& stubs, u64 base,
+                 u32 at)
+    : a_(&holder), options_(options), unaligned_(unaligned), stubs_(stubs), base_(base), at_(at) {}
+
+x86::Mem Emitter::field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
+
+Emitter::Gp Emitter::gpr32(unsigned guest) { return guest == esp ? x86::r12d : x86::gpd(guest); }
+Emitter::Gp Emitter::gpr16(unsigned guest) { return guest == esp ? x86::r12w : x86::gpw(guest); }
+Emitter::Gp Emitter::gpr64(unsigned guest) { return guest == esp ? x86::r12 : x86::gpq(guest); }
+
+void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) {
+  key_ = block.key;
+  block_ = &block;
+  out_ = &out;
+  if (counter != nullptr) count_execution(counter);
+  for (const Insn& insn : block.insns) {
+    insn_ = &insn;
+    out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), true});
+    unaligned_here_ = unaligned_.contains(key_.physical + guest_offset_);
+    if (index_ != 0 && poll_at_ == index_) poll();
+    emit_insn(insn);
+    hold_poll_ = insn.row == Row::sti;
+    guest_offset_ += insn.length;
+    ++index_;
+  }
+  out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), true});
+  if (!ended_) {
+    if (poll_at_ == index_) poll();
+    jump_direct(key_.linear + guest_offset_);
+  }
+  emit_cold_exits(out);
+}
+
+void Emitter::emit_insn(const Insn& insn) {
+  if (!must_interpret(insn)) {
+    const std::size_t start = a_.offset();
+    if (try_emit(insn)) return;
+    if (a_.offset() != start) throw InternalError("an emitter gave up after it had emitted code: " + std::string(row_name(insn.row)));
+  }
+  interpret(insn);
+}
+
+bool Emitter::must_interpret(const Insn& insn) const {
+  const RowInfo& info = insn.info();
+  if (info.emission == Emission::runtime) return true;
+  if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
+  if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
+  return false;
+}
+
+bool Emitter::try_emit(const Insn& insn) {
+  switch (insn.info().family) {
+    case Family::stack: return insn.row == Row::pushf || insn.row == Row::popf ? emit_sensitive(insn) : emit_stack(insn);
+    case Family::control: return emit_control(insn);
+    case Family::string: return emit_string(insn);
+    case Family::segment:
+    case Family::system: return emit_sensitive(insn);
+    case Family::flag: return insn.row == Row::cli || insn.row == Row::sti ? emit_sensitive(insn) : emit_copy(insn);
+    case Family::bit: return emit_bit_test(insn);
+    default: break;
+  }
+  if (insn.row == Row::lea) return emit_lea(insn);
+  if (insn.row == Row::xlat) return emit_xlat();
+  return emit_copy(insn);
+}
+
+void Emitter::interpret(const Insn& insn) {
+  out_->points.back().emitted = false;
+  a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
+  out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
+  a_.jmp(Imm(base_ + stubs_.exit_interpret));
+  if (ends_block(insn)) ended_ = true;
+}
+
+void Emitter::poll() {
+  a_.mov(x86::r9, field(offset::poll, 8));
+  a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+}
+
+void Emitter::check_fpu() {
+  out_->uses_fpu = true;
+  if (fpu_checked_) return;
+  fpu_checked_ = true;
+  a_.mov(x86::r9, field(offset::fpu_gate, 8));
+  a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+}
+
+void Emitter::count_execution(u64* counter) {
+  a_.mov(x86::r9, Imm(reinterpret_cast<u64>(counter)));
+  a_.mov(x86::r8, x86::qword_ptr(x86::r9));
+  a_.lea(x86::r8, x86::ptr(x86::r8, 1));
+  a_.mov(x86::qword_ptr(x86::r9), x86::r8);
+}
+
+}  // namespace ring3

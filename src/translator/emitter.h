@@ -1,0 +1,116 @@
+// Emits one block. The class is split over one file per instruction family; contract.h holds the rules that all of them keep.
+#pragma once
+
+#include <asmjit/x86.h>
+
+#include <unordered_set>
+
+#include "frontend/guest_block.h"
+#include "translator/contract.h"
+#include "translator/stubs.h"
+#include "translator/translated_block.h"
+
+namespace ring3 {
+
+struct TranslatorOptions {
+  u32 interpreted_families = 0;  // bit per Family: these rows always go to the interpreter (to bisect a wrong translation)
+};
+
+// Physical addresses of instructions that were seen to access memory misaligned: they get the form that looks at both ends.
+using UnalignedSites = std::unordered_set<u64>;
+
+class Emitter {
+ public:
+  // `base` is the host address of the code cache's offset 0, `at` the offset where the block will be installed.
+  Emitter(asmjit::CodeHolder& holder, const TranslatorOptions& options, const UnalignedSites& unaligned, const Stubs& stubs, u64 base,
+          u32 at);
+
+  // `counter`: host address of an 8-byte execution counter, or null.
+  void emit(const GuestBlock& block, u64* counter, TranslatedBlock& out);
+
+ private:
+  using Gp = asmjit::x86::Gp;
+
+  enum class Table : u8 { read, write };
+
+  struct ColdExit {
+    DirectExit exit;
+    asmjit::Label label;
+  };
+
+  // --- emitter.cpp: the frame ---
+  void emit_insn(const Insn& insn);
+  bool try_emit(const Insn& insn);  // false: nothing was emitted, the interpreter does it
+  void interpret(const Insn& insn);
+  void poll();
+  void check_fpu();
+  void count_execution(u64* counter);
+  [[nodiscard]] bool must_interpret(const Insn& insn) const;
+  [[nodiscard]] static asmjit::x86::Mem field(i32 offset, u32 size);
+  [[nodiscard]] static Gp gpr32(unsigned guest);  // host register of a guest register
+  [[nodiscard]] static Gp gpr16(unsigned guest);
+  [[nodiscard]] static Gp gpr64(unsigned guest);
+  [[nodiscard]] u32 eip() const { return key_.linear + guest_offset_; }  // of the current instruction
+  [[nodiscard]] u32 next_eip() const { return eip() + insn_->length; }
+
+  // --- memory_access.cpp ---
+  // r8d = linear address of the memory operand. False: the segment needs the interpreter.
+  [[nodiscard]] bool linear_address(const Insn& insn);
+  void effective_address(const Insn& insn, const Gp& out);  // offset, 32 bits
+  [[nodiscard]] bool add_segment_base(Seg segment);         // r8d += base, if the mode needs it
+  // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned.
+  void look_up(unsigned size, Table table);
+  [[nodiscard]] bool operand_address(const Insn& insn, unsigned size, Table table);  // both
+  [[nodiscard]] bool site_unaligned() const { return unaligned_here_; }
+  [[nodiscard]] static asmjit::x86::Mem host_memory(unsigned size);  // [r9 + r8]
+
+  // --- copy.cpp: the guest's own instruction, re-encoded ---
+  bool emit_copy(const Insn& insn);
+  void reencode(const Insn& insn, unsigned substituted_operand);
+  bool emit_lea(const Insn& insn);
+
+  // --- bit.cpp, stack.cpp, control.cpp, string.cpp, sensitive.cpp ---
+  bool emit_bit_test(const Insn& insn);
+  bool emit_xlat();
+  bool emit_stack(const Insn& insn);
+  bool emit_push(const Insn& insn);
+  bool emit_pop(const Insn& insn);
+  bool emit_leave(const Insn& insn);
+  [[nodiscard]] bool stack_slot(i32 displacement, unsigned size, Table table);  // r8, r9 for [esp + displacement]
+  bool emit_control(const Insn& insn);
+  bool emit_conditional(const Insn& insn);
+  bool emit_loop(const Insn& insn);
+  void jump_direct(u32 target);  // inline, ends the path
+  void jump_indirect();          // to the linear address in r8d
+  void jump_table();             // to the linear address in r8d, without poll
+  [[nodiscard]] asmjit::Label cold_exit(u32 target);
+  [[nodiscard]] bool in_page(u32 target) const;
+  void patchable_jump(std::initializer_list<u8> opcode, u32 target);
+  void emit_cold_exits(TranslatedBlock& out);
+  bool emit_string(const Insn& insn);
+  bool emit_sensitive(const Insn& insn);
+  bool emit_pushf(const Insn& insn);
+  bool emit_popf(const Insn& insn);
+  bool emit_sti();
+
+  asmjit::x86::Assembler a_;
+  const TranslatorOptions& options_;
+  const UnalignedSites& unaligned_;
+  const Stubs& stubs_;
+  u64 base_;
+  u32 at_;
+  BlockKey key_;
+  const GuestBlock* block_ = nullptr;
+  const Insn* insn_ = nullptr;
+  TranslatedBlock* out_ = nullptr;
+  u32 index_ = 0;
+  u32 guest_offset_ = 0;
+  bool unaligned_here_ = false;
+  bool fpu_checked_ = false;
+  u32 poll_at_ = 0;         // index of the instruction before which an interrupt must be able to come in (0: none)
+  bool hold_poll_ = false;  // the current instruction follows STI
+  bool ended_ = false;      // the last instruction left the block on every path
+  std::vector<DirectExit> pending_exits_;
+};
+
+}  // namespace ring3

@@ -1,0 +1,94 @@
+#include <bit>
+
+#include "translator/emitter.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+using namespace contract;
+
+void Emitter::effective_address(const Insn& insn, const Gp& out) {
+  const MemOperand& m = insn.mem;
+  const i32 disp = static_cast<i32>(m.displacement);
+  if (m.base == no_reg && m.index == no_reg) {
+    a_.mov(out, insn.address_size == 2 ? m.displacement & 0xFFFFu : m.displacement);
+    return;
+  }
+  x86::Mem mem;
+  if (m.index == no_reg) {
+    mem = x86::ptr(gpr64(m.base), disp);
+  } else {
+    const u32 shift = static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale)));
+    mem = m.base == no_reg ? x86::ptr(0, gpr64(m.index), shift) : x86::ptr(gpr64(m.base), gpr64(m.index), shift, disp);
+    if (m.base == no_reg) mem.setOffset(disp);
+  }
+  if (m.base != no_reg && m.index == no_reg && disp == 0) {
+    a_.mov(out, gpr32(m.base));
+  } else {
+    a_.lea(out, mem);
+  }
+  if (insn.address_size == 2) a_.movzx(out, out.r16());
+}
+
+bool Emitter::add_segment_base(Seg segment) {
+  const bool flat = segment == Seg::cs ? (key_.mode & mode::cs_flat) != 0
+                                       : segment != Seg::fs && segment != Seg::gs && (key_.mode & mode::ds_es_ss_flat) != 0;
+  if (flat) return true;
+  a_.mov(x86::r9, field(offset::segment_gate + static_cast<i32>(segment) * 8, 8));
+  a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+  a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
+  return true;
+}
+
+bool Emitter::linear_address(const Insn& insn) {
+  effective_address(insn, x86::r8d);
+  return add_segment_base(insn.mem.segment);
+}
+
+void Emitter::look_up(unsigned size, Table table) {
+  const i32 disp = static_cast<i32>(table == Table::read ? read_table : write_table);
+  if (site_unaligned() || !std::has_single_bit(size) || size > 16) {
+    // Compares the pages of the first and the last byte; 44 shifts by 12 where 5 bits count and by 44 where 6 do. A crossing gives an
+    // index outside the user half of the address space.
+    if (size == 1) {
+      a_.mov(x86::r10d, 12);
+      a_.shrx(x86::r9d, x86::r8d, x86::r10d);
+    } else {
+      a_.mov(x86::r10d, 44);
+      a_.lea(x86::r11d, x86::ptr(x86::r8, static_cast<i32>(size) - 1));
+      a_.shrx(x86::r11d, x86::r11d, x86::r10d);
+      a_.shrx(x86::r9d, x86::r8d, x86::r10d);
+      a_.not_(x86::r11);
+      a_.lea(x86::r11, x86::ptr(x86::r11, x86::r9, 0, 1));
+      a_.shlx(x86::r11, x86::r11, x86::r10);
+      a_.lea(x86::r9, x86::ptr(x86::r9, x86::r11));
+    }
+    a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, disp));
+    a_.mov(x86::r10d, 10);
+    return;
+  }
+  const unsigned align_bits = static_cast<unsigned>(std::countr_zero(size));
+  if (align_bits == 0) {
+    a_.mov(x86::r9d, 12);
+    a_.shrx(x86::r9d, x86::r8d, x86::r9d);
+  } else if (align_bits == 2) {
+    a_.rorx(x86::r9, x86::r8, 2);
+    a_.shrx(x86::r9, x86::r9, x86::r10);
+  } else {
+    a_.mov(x86::r10d, 12 - align_bits);
+    a_.rorx(x86::r9, x86::r8, align_bits);
+    a_.shrx(x86::r9, x86::r9, x86::r10);
+    a_.mov(x86::r10d, 10);
+  }
+  a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, disp));
+}
+
+bool Emitter::operand_address(const Insn& insn, unsigned size, Table table) {
+  if (!linear_address(insn)) return false;
+  look_up(size, table);
+  return true;
+}
+
+x86::Mem Emitter::host_memory(unsigned size) { return x86::Mem(x86::r9, x86::r8, 0, 0, size); }
+
+}  // namespace ring3

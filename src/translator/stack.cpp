@@ -1,0 +1,101 @@
+// PUSH, POP, LEAVE. The slot is addressed and accessed first; esp changes after the last access that can fault.
+#include "translator/emitter.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+
+bool Emitter::stack_slot(i32 displacement, unsigned size, Table table) {
+  if (displacement == 0) {
+    a_.mov(x86::r8d, x86::r12d);
+  } else {
+    a_.lea(x86::r8d, x86::ptr(x86::r12, displacement));
+  }
+  if (!add_segment_base(Seg::ss)) return false;
+  look_up(size, table);
+  return true;
+}
+
+bool Emitter::emit_stack(const Insn& insn) {
+  // A 16-bit stack pointer is rare in 32-bit kernels; a misaligned one too.
+  if ((key_.mode & mode::stack32) == 0 || site_unaligned()) return false;
+  switch (insn.row) {
+    case Row::push: return emit_push(insn);
+    case Row::pop: return emit_pop(insn);
+    case Row::leave: return emit_leave(insn);
+    default: return false;
+  }
+}
+
+bool Emitter::emit_push(const Insn& insn) {
+  const Operand& o = insn.operand[0];
+  const unsigned size = insn.operand_size;
+  const i32 step = -static_cast<i32>(size);
+  if (o.kind == OperandKind::mem) {
+    if (!operand_address(insn, size, Table::read)) return false;
+    if (size == 4) {
+      a_.mov(x86::r11d, host_memory(4));
+    } else {
+      a_.movzx(x86::r11d, host_memory(2));
+    }
+  }
+  if (!stack_slot(step, size, Table::write)) return false;
+  const x86::Mem slot = host_memory(size);
+  if (o.kind == OperandKind::imm) {
+    a_.mov(slot, size == 4 ? insn.imm : insn.imm & 0xFFFFu);
+  } else if (o.kind == OperandKind::mem) {
+    a_.mov(slot, size == 4 ? Gp(x86::r11d) : Gp(x86::r11w));
+  } else {
+    a_.mov(slot, size == 4 ? gpr32(o.reg) : gpr16(o.reg));
+  }
+  a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+  return true;
+}
+
+bool Emitter::emit_pop(const Insn& insn) {
+  const Operand& o = insn.operand[0];
+  const unsigned size = insn.operand_size;
+  const i32 step = static_cast<i32>(size);
+  if (o.kind == OperandKind::reg) {
+    if (!stack_slot(0, size, Table::read)) return false;
+    if (o.reg == esp) {  // the popped value wins over the increment
+      if (size == 4) {
+        a_.mov(x86::r12d, host_memory(4));
+      } else {
+        a_.movzx(x86::r11d, host_memory(2));
+        a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+        a_.mov(x86::r12w, x86::r11w);
+      }
+      return true;
+    }
+    a_.mov(size == 4 ? gpr32(o.reg) : gpr16(o.reg), host_memory(size));
+    a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+    return true;
+  }
+  // POP m: the destination's address is computed with the incremented esp (SDM vol. 2, POP).
+  if (!stack_slot(0, size, Table::read)) return false;
+  if (size == 4) {
+    a_.mov(x86::r11d, host_memory(4));
+  } else {
+    a_.movzx(x86::r11d, host_memory(2));
+  }
+  Insn shifted = insn;
+  if (shifted.mem.base == esp) shifted.mem.displacement += static_cast<u32>(step);
+  if (!operand_address(shifted, size, Table::write)) return false;
+  a_.mov(host_memory(size), size == 4 ? Gp(x86::r11d) : Gp(x86::r11w));
+  a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+  return true;
+}
+
+bool Emitter::emit_leave(const Insn& insn) {
+  if (insn.operand_size != 4) return false;
+  a_.mov(x86::r8d, x86::ebp);
+  if (!add_segment_base(Seg::ss)) return false;
+  look_up(4, Table::read);
+  a_.mov(x86::r11d, host_memory(4));  // faults before anything changed
+  a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));
+  a_.mov(x86::ebp, x86::r11d);
+  return true;
+}
+
+}  // namespace ring3

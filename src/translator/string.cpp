@@ -1,0 +1,152 @@
+// String instructions. Flags are saved on the return region first, so that the glue may use them; every element run is checked against
+// the tables before it is executed, so that the host instruction itself cannot fault. Whatever is not simple (a miss, an element across
+// pages, DF with REP, 16-bit forms) leaves with the registers and flags of the last whole iteration, and the interpreter goes on there.
+#include "translator/emitter.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+using namespace contract;
+
+namespace {
+
+struct StringForm {
+  unsigned size = 0;
+  bool source = false;       // reads [esi]
+  bool destination = false;  // touches es:[edi]
+  bool stores = false;
+  bool compares = false;
+  u8 opcode = 0;
+};
+
+StringForm form_of(Row row) {
+  switch (row) {
+    case Row::movsb: return {1, true, true, true, false, 0xA4};
+    case Row::movsw: return {2, true, true, true, false, 0xA5};
+    case Row::movsd: return {4, true, true, true, false, 0xA5};
+    case Row::cmpsb: return {1, true, true, false, true, 0xA6};
+    case Row::cmpsw: return {2, true, true, false, true, 0xA7};
+    case Row::cmpsd: return {4, true, true, false, true, 0xA7};
+    case Row::stosb: return {1, false, true, true, false, 0xAA};
+    case Row::stosw: return {2, false, true, true, false, 0xAB};
+    case Row::stosd: return {4, false, true, true, false, 0xAB};
+    case Row::lodsb: return {1, true, false, false, false, 0xAC};
+    case Row::lodsw: return {2, true, false, false, false, 0xAD};
+    case Row::lodsd: return {4, true, false, false, false, 0xAD};
+    case Row::scasb: return {1, false, true, false, true, 0xAE};
+    case Row::scasw: return {2, false, true, false, true, 0xAF};
+    case Row::scasd: return {4, false, true, false, true, 0xAF};
+    default: return {};
+  }
+}
+
+constexpr i32 page_offset_mask = static_cast<i32>(page_mask);
+
+}  // namespace
+
+bool Emitter::emit_string(const Insn& insn) {
+  const StringForm form = form_of(insn.row);
+  // Segments with a base would need two of them added and taken off again; 16-bit addressing wraps SI and DI.
+  if (form.size == 0 || insn.address_size != 4 || (key_.mode & mode::ds_es_ss_flat) == 0) return false;
+  if (form.source && insn.segment_override && (insn.mem.segment == Seg::fs || insn.mem.segment == Seg::gs)) return false;
+  const bool rep = insn.rep != Rep::none;
+  const Label bail = a_.newLabel();
+  const Label done = a_.newLabel();
+  const Label again = a_.newLabel();
+  const i32 size = static_cast<i32>(form.size);
+  const x86::Mem saved_flags = x86::dword_ptr(x86::rsp);
+
+  a_.pushfq();
+  if (rep) {
+    a_.test(saved_flags, flag::df);
+    a_.jnz(bail);
+    a_.bind(again);
+    a_.test(x86::ecx, x86::ecx);
+    a_.jz(done);
+  }
+  // r10 = source entry, r11 = destination entry, r8d = largest offset in a page.
+  a_.xor_(x86::r8d, x86::r8d);
+  const auto check = [&](const Gp& pointer, const Gp& entry, Table table) {
+    a_.mov(x86::r9d, pointer);
+    a_.shr(x86::r9d, page_shift);
+    a_.mov(entry, x86::ptr(x86::r13, x86::r9, 3, static_cast<i32>(table == Table::read ? read_table : write_table)));
+    a_.test(entry, entry);
+    a_.jz(bail);
+    a_.mov(x86::r9d, pointer);
+    a_.and_(x86::r9d, page_offset_mask);
+    a_.cmp(x86::r8d, x86::r9d);
+    a_.cmovb(x86::r8d, x86::r9d);
+  };
+  if (form.source) check(x86::esi, x86::r10, Table::read);
+  if (form.destination) check(x86::edi, x86::r11, form.stores ? Table::write : Table::read);
+  a_.neg(x86::r8d);
+  a_.add(x86::r8d, static_cast<i32>(page_size));  // bytes that both pages still hold
+  if (rep) {
+    // r8d = iterations of this run, r9d = iterations after it.
+    if (size > 1) a_.shr(x86::r8d, size == 2 ? 1 : 2);
+    a_.jz(bail);
+    a_.cmp(x86::r8d, x86::ecx);
+    a_.cmova(x86::r8d, x86::ecx);
+    a_.mov(x86::r9d, x86::ecx);
+    a_.sub(x86::r9d, x86::r8d);
+    a_.mov(x86::ecx, x86::r8d);
+  } else {
+    a_.cmp(x86::r8d, size);
+    a_.jb(bail);
+  }
+  if (form.source) a_.add(x86::rsi, x86::r10);
+  if (form.destination) a_.add(x86::rdi, x86::r11);
+  if (!rep) a_.popfq();  // DF is needed; the others are the result or unchanged
+  std::array<u8, 3> code{};
+  u32 n = 0;
+  if (rep) code[n++] = insn.rep == Rep::rep ? 0xF3 : 0xF2;
+  if (form.size == 2) code[n++] = 0x66;
+  code[n++] = form.opcode;
+  a_.embed(code.data(), n);
+
+  // Back to linear addresses without touching flags: x - entry == x + ~entry + 1.
+  if (form.source) {
+    a_.not_(x86::r10);
+    a_.lea(x86::esi, x86::ptr(x86::rsi, x86::r10, 0, 1));
+  }
+  if (form.destination) {
+    a_.not_(x86::r11);
+    a_.lea(x86::edi, x86::ptr(x86::rdi, x86::r11, 0, 1));
+  }
+  const Label out = a_.newLabel();
+  if (rep) {
+    // What the run left in ecx counts too (a comparison may have ended it early).
+    a_.lea(x86::ecx, x86::ptr(x86::rcx, x86::r9));
+    if (form.compares) {
+      a_.pushfq();
+      a_.pop(x86::r8);
+      a_.mov(saved_flags, x86::r8d);
+      a_.test(x86::r8d, flag::zf);
+      if (insn.rep == Rep::rep) {
+        a_.jz(done);
+      } else {
+        a_.jnz(done);
+      }
+    }
+    a_.test(x86::ecx, x86::ecx);
+    a_.jz(done);
+    // A long run yields to interrupts between pages.
+    a_.cmp(x86::qword_ptr(x86::r15, offset::poll), 0);
+    a_.jne(again);
+    a_.jmp(bail);
+    a_.bind(done);
+    a_.popfq();
+  }
+  a_.mov(x86::r10d, 10);
+  a_.jmp(out);
+  a_.bind(bail);
+  a_.popfq();
+  a_.mov(x86::r10d, 10);
+  a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
+  out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
+  a_.jmp(Imm(base_ + stubs_.exit_interpret));
+  a_.bind(out);
+  return true;
+}
+
+}  // namespace ring3

@@ -1,0 +1,24 @@
+// The few pieces of host code that every block shares: the way in, the ways out.
+#pragma once
+
+#include "base/types.h"
+
+#include <vector>
+
+namespace ring3 {
+
+// Offsets from the code cache's base. The miss stub is at 0, so that a zero jump-table slot leads to it.
+struct Stubs {
+  u32 miss = 0;            // in: r8d = linear address (= EIP) that has no block
+  u32 exit_link = 0;       // in: CpuState.eip and exit_argument are stored
+  u32 exit_lookup = 0;     // in: CpuState.eip is stored
+  u32 exit_interpret = 0;  // in: exit_argument is stored
+  u32 exit_fault = 0;      // entered by the signal handler with all guest registers in place; exit_argument is stored
+  u32 enter = 0;           // C function: void(CpuState*); returns when emitted code exits
+  u32 end = 0;             // first free offset
+};
+
+// Writes the stubs to the start of a code cache that is executed at host address `base`.
+[[nodiscard]] Stubs emit_stubs(u64 base, std::vector<u8>& code);
+
+}  // namespace ring3

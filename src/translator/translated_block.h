@@ -1,0 +1,49 @@
+// What the translator hands to the code cache.
+#pragma once
+
+#include "base/types.h"
+
+#include <vector>
+
+namespace ring3 {
+
+// Where a guest instruction's host code starts. Everything from one point to the next belongs to that instruction; the last point of a
+// block stands for "behind the last instruction".
+struct InsnPoint {
+  u32 host_offset = 0;   // from the block's first host byte
+  u16 guest_offset = 0;  // from the block's first guest byte
+  bool emitted = true;   // false: the point leads to the interpreter
+};
+
+// A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the
+// stub at `stub_offset` until the code cache links it.
+struct DirectExit {
+  u32 patch_offset = 0;
+  u32 stub_offset = 0;
+  u32 number_offset = 0;  // 4-byte immediate in the stub: the exit's number, filled in by the code cache
+  u32 target = 0;         // linear address
+};
+
+// A place where emitted code asks the runtime to interpret the instruction at `point`.
+struct InterpretSite {
+  u32 number_offset = 0;  // 4-byte immediate: the site's number, filled in by the code cache
+  u32 point = 0;          // index into `points`
+};
+
+struct TranslatedBlock {
+  std::vector<u8> code;
+  std::vector<InsnPoint> points;
+  std::vector<DirectExit> exits;
+  std::vector<InterpretSite> interpret_sites;
+  bool uses_fpu = false;
+
+  void clear() {
+    code.clear();
+    points.clear();
+    exits.clear();
+    interpret_sites.clear();
+    uses_fpu = false;
+  }
+};
+
+}  // namespace ring3
