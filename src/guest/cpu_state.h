@@ -52,6 +52,15 @@ struct EmittedLink {
   std::array<u64, segment_count> segment_gate{};
 };
 
+// Model-specific registers that are nothing but storage to the guest (values after reset: SDM vol. 3, table 9-1 and 11.12.4).
+struct MsrState {
+  u64 pat = 0x0007040600070406;
+  u64 misc_enable = 0x1801;  // fast strings on; branch trace store and PEBS unavailable (read-only)
+  u64 bios_sign_id = 0;
+  u32 spec_ctrl = 0;
+  u32 tsc_aux = 0;
+};
+
 struct CpuState {
   alignas(64) std::array<u32, 8> gpr{};
   u32 eip = 0;
@@ -74,6 +83,7 @@ struct CpuState {
   u32 sysenter_esp = 0;
   u32 sysenter_eip = 0;
   u64 tsc_offset = 0;  // guest TSC = host TSC + offset
+  MsrState msr;
   u8 cpl = 0;
   Shadow shadow = Shadow::none;
   bool halted = false;

@@ -1,0 +1,39 @@
+#include "runtime/system/mode_bits.h"
+
+#include "guest/block_key.h"
+#include "guest/cpu_state.h"
+
+namespace ring3 {
+namespace {
+
+bool whole(const SegmentCache& c) { return c.base == 0 && c.limit == 0xFFFFFFFF; }
+
+// Present, writable, expand-up data.
+bool plain_data(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u; }
+
+}  // namespace
+
+u32 compute_mode_bits(const CpuState& s) {
+  u32 bits = 0;
+  const SegmentCache& cs = s.segment(Seg::cs);
+  const SegmentCache& ss = s.segment(Seg::ss);
+  if (cs.big()) bits |= mode::code32;
+  if (whole(cs)) bits |= mode::cs_flat;
+  if (ss.big()) bits |= mode::stack32;
+  if (s.cpl == 3) bits |= mode::user;
+  if (s.cpl == 0) bits |= mode::cpl0;
+  if (s.v8086()) bits |= mode::v8086;
+  if ((s.eflags & flag::tf) != 0) bits |= mode::trap;
+  if ((s.cr4 & cr4::osfxsr) != 0) bits |= mode::osfxsr;
+  if (s.protected_mode()) bits |= mode::protected_mode;
+
+  const SegmentCache& ds = s.segment(Seg::ds);
+  const SegmentCache& es = s.segment(Seg::es);
+  if (plain_data(ds) && plain_data(es) && plain_data(ss) && whole(ds) && whole(es) && whole(ss)) bits |= mode::ds_es_ss_flat;
+  const SegmentCache& fs = s.segment(Seg::fs);
+  const SegmentCache& gs = s.segment(Seg::gs);
+  if (plain_data(fs) && plain_data(gs) && fs.limit == 0xFFFFFFFF && gs.limit == 0xFFFFFFFF) bits |= mode::data_flat_limit;
+  return bits;
+}
+
+}  // namespace ring3

@@ -1,0 +1,16 @@
+// Limit arithmetic of segments (SDM vol. 3, 5.3).
+#pragma once
+
+#include "guest/segment.h"
+
+namespace ring3 {
+
+// True if all of [offset, offset + size) lies inside the segment; `size` >= 1. A segment with the limit FFFFFFFFh lets accesses wrap
+// round 4 GiB, which the manual leaves to the implementation.
+[[nodiscard]] inline bool within_limit(const SegmentCache& c, u32 offset, unsigned size) {
+  const u64 last = u64{offset} + size - 1;
+  if (c.expand_down()) return offset > c.limit && last <= (c.big() ? 0xFFFFFFFFu : 0xFFFFu);
+  return last <= c.limit || c.limit == 0xFFFFFFFF;
+}
+
+}  // namespace ring3
