@@ -353,6 +353,7 @@ void guest_main(void) {
   }
   use_space(&space);
   write_cr4(read_cr4() | cr4_osfxsr);
+  __asm__ volatile("fninit");
   group("next instruction");
   next_instruction();
   group("same block");

@@ -38,6 +38,8 @@ void descriptors_init(void) {
   for (u32 i = 0; i < 256; i++) idt[i] = gate(kernel_code, trap_entries[i], i == vector_done ? 0xEE : 0x8E);
   load_idt(idt, sizeof(idt) - 1);
 
+  __asm__ volatile("lldt %w0" ::"r"(0));  // a reset leaves LDTR with base 0 and limit FFFFh, and Multiboot says nothing about it
+
   tss.ss0 = kernel_data;
   tss.esp0 = (u32)trap_stack + sizeof(trap_stack);
   memset(tss.io_map, 0xFF, sizeof(tss.io_map));

@@ -16,7 +16,7 @@ start:
   mov multiboot_info, ebx
   push 0
   popfd
-  call guest_main
+  call guest_start
 
   .bss
   .balign 4096
