@@ -11,6 +11,11 @@
 
 namespace ring3 {
 
+namespace interp {
+struct DecodedInsn;
+}
+enum class Delivery : u8;
+
 // What remains to be done after a step; `stop` carries the reason out of the run loop.
 enum class StepOutcome : u8 { ok, halted, stop };
 
@@ -32,10 +37,22 @@ class Stepper {
   // Recognizes a pending interrupt if IF and the shadow allow. Returns ok also when there was none.
   StepOutcome take_interrupt();
 
-  // Forget decoded instructions of a written page (called by the engine's CodeWatcher).
+  // --- called by the engine's CodeWatcher; all are safe while an instruction executes ---
+  // Forgets decoded instructions that have a byte in [address, address + size). Also due before Memory::unwatch_code of a page: without
+  // the watch nobody would tell of later writes.
   void code_written(PhysAddr address, u32 size);
+  // Is an instruction of this physical page kept, so that the page must stay watched?
+  [[nodiscard]] bool has_code(PhysAddr page) const;
+  // The remembered translations of fetch addresses: one page's, or all.
+  void page_unmapped(u32 page);
+  void all_unmapped();
+
+  // After state was changed from outside. Not while an instruction executes.
+  void forget_all();
 
   [[nodiscard]] const StopInfo& stop_info() const { return stop_; }
+  // Of the instruction executed last.
+  [[nodiscard]] Row last_row() const { return last_row_; }
   // Executed by the interpreter, by row; the last element counts invalid opcodes.
   [[nodiscard]] const std::array<u64, row_count + 1>& executed() const { return executed_; }
   // Exceptions and interrupts delivered, by vector.
@@ -43,11 +60,21 @@ class Stepper {
 
  private:
   struct Cache;
+  StepOutcome run(const Insn& insn, Handler handler);
+  // Null: `vcpu.fault` says why.
+  const interp::DecodedInsn* decode_at_eip();
+  // Returns the instruction's length; 0: `vcpu.fault` says why. `in_page` of the bytes lie in the first page.
+  unsigned fetch_and_decode(u32 linear, bool user, bool code32, unsigned in_page, Insn& insn);
+  StepOutcome single_step_trap();
+  StepOutcome finish(Delivery delivery);
+  StepOutcome stop_missing(const Insn& insn);
+
   Vcpu& v_;
   HandlerTable handlers_;
   Decoder decoder_;
   Cache* cache_;
   StopInfo stop_;
+  Row last_row_ = Row::invalid;
   std::array<u64, row_count + 1> executed_{};
   std::array<u64, 256> delivered_{};
 };

@@ -1,0 +1,200 @@
+#include "runtime/interp/stepper.h"
+
+#include "runtime/interp/decode_cache.h"
+#include "runtime/system/cpu_model.h"
+#include "runtime/system/delivery.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+
+namespace ring3 {
+
+namespace {
+
+constexpr unsigned longest_insn = 15;
+
+Flow undefined_opcode(Vcpu& v, const Insn&) { return v.raise(Vector::invalid_opcode); }
+
+Flow no_interpreter(Vcpu& v, const Insn& insn) {
+  v.missing = fmt::format("no interpreter for '{}'", row_name(insn.row));
+  return Flow::missing;
+}
+
+std::string mode_name(const CpuState& s) {
+  if (!s.protected_mode()) return "real mode";
+  if (s.v8086()) return "v8086 mode";
+  return fmt::format("protected mode, CPL {}", s.cpl);
+}
+
+// INT n and friends clear TF themselves, so no single-step trap follows them (SDM vol. 3, 17.3.1.4).
+bool is_software_interrupt(Row row) { return row == Row::int_ || row == Row::int3 || row == Row::into || row == Row::int1; }
+
+}  // namespace
+
+struct Stepper::Cache {
+  interp::DecodeCache decoded;
+  interp::DecodedInsn scratch;  // an instruction that is not kept
+  std::array<Handler, row_count + 1> handler{};
+};
+
+Stepper::Stepper(Vcpu& vcpu) : v_(vcpu), cache_(new Cache) {
+  for (unsigned n = 0; n < row_count; ++n) {
+    const Row row = static_cast<Row>(n);
+    const Handler known = handlers_.get(row);
+    cache_->handler[n] = !vcpu.model.has(row_info(row).feature) ? undefined_opcode : known != nullptr ? known : no_interpreter;
+  }
+  cache_->handler[row_count] = undefined_opcode;
+}
+
+Stepper::~Stepper() { delete cache_; }
+
+StepOutcome Stepper::execute(const Insn& insn) { return run(insn, cache_->handler[static_cast<unsigned>(insn.row)]); }
+
+StepOutcome Stepper::step() {
+  const CpuState& s = v_.s;
+  const SegmentCache& cs = s.segment(Seg::cs);
+  const interp::DecodedInsn* d = cache_->decoded.find({cs.base + s.eip, s.cpl == 3, cs.big()});
+  if (d == nullptr) [[unlikely]] {
+    d = decode_at_eip();
+    if (d == nullptr) return deliver();
+  }
+  if (u64{s.eip} + d->insn.length - 1 > cs.limit) [[unlikely]] {
+    v_.raise(Vector::general_protection, 0);
+    return deliver();
+  }
+  return run(d->insn, d->handler);
+}
+
+const interp::DecodedInsn* Stepper::decode_at_eip() {
+  const CpuState& s = v_.s;
+  const SegmentCache& cs = s.segment(Seg::cs);
+  const interp::DecodeCache::Place place{cs.base + s.eip, s.cpl == 3, cs.big()};
+  if (s.eip > cs.limit) {
+    v_.raise(Vector::general_protection, 0);
+    return nullptr;
+  }
+  const std::optional<Translation> at = v_.mem.translate_fetch(place.linear, place.user, v_.fault);
+  if (!at) return nullptr;
+  if (at->ram) {
+    if (const interp::DecodedInsn* known = cache_->decoded.attach(place, at->address)) return known;
+  }
+
+  interp::DecodedInsn& fresh = cache_->scratch;
+  const unsigned in_page = std::min(longest_insn, page_size - (place.linear & page_mask));
+  const unsigned length = fetch_and_decode(place.linear, place.user, place.code32, in_page, fresh.insn);
+  if (length == 0) return nullptr;
+  fresh.handler = cache_->handler[static_cast<unsigned>(fresh.insn.row)];
+  if (!at->ram || length > in_page) return &fresh;
+  v_.mem.watch_code(at->address);
+  return cache_->decoded.insert(place, at->address, fresh);
+}
+
+unsigned Stepper::fetch_and_decode(u32 linear, bool user, bool code32, unsigned in_page, Insn& insn) {
+  const u64 in_segment = u64{v_.s.segment(Seg::cs).limit} - v_.s.eip + 1;
+  const auto wanted = static_cast<unsigned>(std::min<u64>(longest_insn, in_segment));
+  std::array<u8, longest_insn> bytes{};
+  // The second page is touched only by an instruction that reaches into it: the fetch sets its A flag and may fault.
+  unsigned have = v_.mem.fetch(linear, bytes.data(), std::min(wanted, in_page), user, v_.fault);
+  if (have == 0) return 0;
+  DecodeStatus status = decoder_.decode(std::span(bytes).first(have), code32, insn);
+  if (status == DecodeStatus::need_more && have < wanted) {
+    const unsigned more = v_.mem.fetch(linear + have, bytes.data() + have, wanted - have, user, v_.fault);
+    if (more == 0) return 0;
+    have += more;
+    status = decoder_.decode(std::span(bytes).first(have), code32, insn);
+  }
+  if (status == DecodeStatus::need_more || status == DecodeStatus::too_long) {
+    v_.raise(Vector::general_protection, 0);
+    return 0;
+  }
+  if (status == DecodeStatus::invalid) insn.row = Row::invalid;
+  return std::max<unsigned>(insn.length, 1);
+}
+
+StepOutcome Stepper::run(const Insn& insn, Handler handler) {
+  CpuState& s = v_.s;
+  const u32 flags_before = s.eflags;
+  const Shadow shadow_before = s.shadow;
+  s.shadow = Shadow::none;
+  last_row_ = insn.row;
+  const Flow flow = handler(v_, insn);
+  switch (flow) {
+    case Flow::next:
+    case Flow::halt: {
+      const u32 eip = s.eip + insn.length;
+      s.eip = s.segment(Seg::cs).big() ? eip : eip & 0xFFFFu;
+      break;
+    }
+    case Flow::jumped: break;
+    case Flow::again: s.shadow = shadow_before; return StepOutcome::ok;
+    case Flow::fault: ++executed_[static_cast<unsigned>(insn.row)]; return deliver();
+    case Flow::missing: return stop_missing(insn);
+  }
+  ++executed_[static_cast<unsigned>(insn.row)];
+  s.halted = flow == Flow::halt;
+  if ((flags_before & (flag::tf | flag::rf)) != 0) [[unlikely]] {
+    // RF covers one instruction; IRET has just loaded a new one.
+    if (insn.row != Row::iret) s.eflags &= ~flag::rf;
+    if ((flags_before & flag::tf) != 0 && s.shadow != Shadow::mov_ss && !(is_software_interrupt(insn.row) && flow == Flow::jumped)) {
+      return single_step_trap();
+    }
+  }
+  return s.halted ? StepOutcome::halted : StepOutcome::ok;
+}
+
+StepOutcome Stepper::single_step_trap() {
+  constexpr u32 dr6_bs = 1u << 14;
+  v_.s.halted = false;
+  v_.s.dr[6] |= dr6_bs;
+  v_.raise(Vector::debug);
+  return deliver();
+}
+
+StepOutcome Stepper::deliver() {
+  v_.s.shadow = Shadow::none;
+  ++delivered_[static_cast<unsigned>(v_.fault.vector)];
+  return finish(deliver_fault(v_));
+}
+
+StepOutcome Stepper::take_interrupt() {
+  CpuState& s = v_.s;
+  if ((s.eflags & flag::if_) == 0 || s.shadow != Shadow::none || !v_.bus.interrupt_requested()) return StepOutcome::ok;
+  const u8 vector = v_.bus.acknowledge_interrupt();
+  ++delivered_[vector];
+  return finish(deliver_interrupt(v_, vector));
+}
+
+StepOutcome Stepper::finish(Delivery delivery) {
+  switch (delivery) {
+    case Delivery::done: return StepOutcome::ok;
+    case Delivery::triple_fault: stop_ = {StopReason::triple_fault, "a fault while delivering a double fault"}; break;
+    case Delivery::missing:
+      stop_ = {StopReason::missing_feature, fmt::format("{} while delivering an event at cs:eip {:04x}:{:08x}, {}", v_.missing,
+                                                        v_.s.segment(Seg::cs).selector, v_.s.eip, mode_name(v_.s))};
+      break;
+  }
+  return StepOutcome::stop;
+}
+
+StepOutcome Stepper::stop_missing(const Insn& insn) {
+  const SegmentCache& cs = v_.s.segment(Seg::cs);
+  std::string bytes;
+  for (unsigned i = 0; i < insn.length; ++i) bytes += fmt::format("{}{:02x}", i == 0 ? "" : " ", insn.bytes[i]);
+  stop_ = {StopReason::missing_feature, fmt::format("{}: bytes {} at linear {:08x} (cs:eip {:04x}:{:08x}), {}-bit code, {}", v_.missing,
+                                                    bytes, cs.base + v_.s.eip, cs.selector, v_.s.eip, cs.big() ? 32 : 16, mode_name(v_.s))};
+  return StepOutcome::stop;
+}
+
+void Stepper::code_written(PhysAddr address, u32 size) { cache_->decoded.written(address, size); }
+
+bool Stepper::has_code(PhysAddr page) const { return cache_->decoded.has_code(page); }
+
+void Stepper::page_unmapped(u32 page) { cache_->decoded.page_changed(page); }
+
+void Stepper::all_unmapped() { cache_->decoded.translations_changed(); }
+
+void Stepper::forget_all() { cache_->decoded.clear(); }
+
+}  // namespace ring3
