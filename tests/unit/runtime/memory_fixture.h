@@ -125,7 +125,7 @@ class MemoryTest : public ::testing::Test {
   [[nodiscard]] bool write(u32 linear, u64 value, unsigned size = 4, bool user = false) {
     return memory.write(linear, &value, size, user, fault);
   }
-  [[nodiscard]] u64 must_read(u32 linear, unsigned size = 4, bool user = false) {
+  u64 must_read(u32 linear, unsigned size = 4, bool user = false) {
     u64 value = 0;
     EXPECT_TRUE(read(linear, value, size, user)) << std::hex << linear;
     return value;
