@@ -14,7 +14,7 @@
 
 namespace ring3 {
 
-class AcpiPm : public ByteDevice, public Timer {
+class AcpiPm : public IoDevice, public Timer {
  public:
   static constexpr TickRate rate{3579545};
   static constexpr u32 port_count = 12;
@@ -39,15 +39,15 @@ class AcpiPm : public ByteDevice, public Timer {
   // 2 ports (B2h): command and a scratch status byte.
   [[nodiscard]] IoDevice& smi_ports() { return smi_ports_; }
 
+  // A wide read of the timer is one sample.
+  u32 read(u32 offset, unsigned size) override;
+  void write(u32 offset, unsigned size, u32 value) override;
+
   [[nodiscard]] std::optional<Nanoseconds> next_deadline() const override;
   void run(Nanoseconds now) override;
 
   [[nodiscard]] const State& state() const { return s_; }
   void restore(const State& state);
-
- protected:
-  u8 read_byte(u32 offset) override;
-  void write_byte(u32 offset, u8 value) override;
 
  private:
   class SmiPorts : public ByteDevice {
@@ -63,6 +63,8 @@ class AcpiPm : public ByteDevice, public Timer {
 
   [[nodiscard]] u64 ticks(Nanoseconds now) const { return rate.ticks_in(now - epoch_); }
   [[nodiscard]] u64 half_periods(Nanoseconds now) const { return ticks(now) >> (config_.timer_bits - 1); }
+  [[nodiscard]] u8 register_byte(u32 offset, u32 timer) const;
+  void write_byte(u32 offset, u8 value);
   void command(u8 value);
   void update_sci();
 
@@ -71,7 +73,6 @@ class AcpiPm : public ByteDevice, public Timer {
   InterruptLine sci_;
   std::function<void()> power_off_;
   Nanoseconds epoch_;
-  u32 timer_latch_ = 0;  // the timer as it was when byte 0 was read: a wide read is one sample
   State s_;
   SmiPorts smi_ports_;
 };

@@ -37,7 +37,10 @@ class I8042 : public ByteDevice {
     u8 output_buffer = 0;
     bool output_full = false;
     bool output_from_controller = false;
-    u8 output_status = 0;  // status bits 5-7 of the byte in the output buffer
+    u8 output_status = 0;        // status bits 5-7 of the byte in the output buffer
+    bool reply_waiting = false;  // a controller answer behind an unread keyboard byte
+    u8 reply_value = 0;
+    u8 reply_status = 0;
     bool last_write_was_command = false;
     ByteQueue keyboard;       // in the keyboard's own scan code set
     u8 keyboard_command = 0;  // keyboard command that waits for its data byte
@@ -71,6 +74,8 @@ class I8042 : public ByteDevice {
   void reply(u8 value, u8 status = 0);  // from the controller itself
   void keyboard_reply(u8 value);
   void set_output_port(u8 value);
+  void place(u8 value, u8 status, bool from_controller);
+  void drive_irq();
   void pump();  // moves keyboard bytes into the output buffer and drives IRQ1
 
   InterruptLine irq1_;

@@ -75,6 +75,7 @@ class Pit : public ByteDevice, public Timer {
   struct State {
     std::array<PitCounter::State, 3> counters;
     u64 synced_tick = 0;
+    bool irq0_level = false;
   };
 
   // `irq0` hears OUT of counter 0. Its high time is stretched to the next rise in the periodic modes, and however many rises passed since
@@ -107,7 +108,7 @@ class Pit : public ByteDevice, public Timer {
   const Clock& clock_;
   InterruptLine irq0_;
   Nanoseconds epoch_;
-  u64 synced_tick_ = 0;
+  u64 synced_tick_;
   std::array<PitCounter, 3> counters_;
 };
 

@@ -14,7 +14,7 @@ class ResetControl : public ByteDevice {
   explicit ResetControl(std::function<void()> reset) : reset_(std::move(reset)) {}
 
   [[nodiscard]] u8 state() const { return value_; }
-  void restore(u8 value) { value_ = value & 0x0A; }
+  void restore(u8 value) { value_ = value & 0x0E; }
 
  protected:
   u8 read_byte(u32 offset) override;

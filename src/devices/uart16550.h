@@ -41,9 +41,10 @@ class Uart16550 : public ByteDevice, public Timer {
     bool timeout_armed = false;
     Nanoseconds timeout_at = 0;
     Fifo receive;
-    Fifo transmit;       // bytes the sink has not taken yet
-    Fifo on_wire;        // bytes a FIFO reset threw out: offered again as if they had arrived later
-    bool quiet = false;  // the wire rests until `quiet_until`
+    bool looped = false;  // `receive` holds bytes of the loopback test, which a reset destroys for good
+    Fifo transmit;        // bytes the sink has not taken yet
+    Fifo on_wire;         // bytes a FIFO reset threw out: offered again as if they had arrived later
+    bool quiet = false;   // the wire rests until `quiet_until`
     Nanoseconds quiet_until = 0;
   };
 
@@ -54,9 +55,6 @@ class Uart16550 : public ByteDevice, public Timer {
   [[nodiscard]] bool can_receive() const;
   // Only when can_receive().
   void receive(u8 byte);
-  // A break condition on the line (BI), e.g. for a guest's SysRq.
-  void receive_break();
-
   // Bytes are waiting for the sink; call output_ready() when it may have room again.
   [[nodiscard]] bool output_pending() const { return !s_.transmit.empty(); }
   void output_ready();
@@ -79,6 +77,7 @@ class Uart16550 : public ByteDevice, public Timer {
   [[nodiscard]] u8 line_status() const;
   [[nodiscard]] u8 modem_lines() const;
   [[nodiscard]] u8 interrupt_identity() const;
+  [[nodiscard]] bool receiver_full() const;
   u8 read_receiver();
   void accept(u8 byte);
   void transmit(u8 byte);
