@@ -75,7 +75,7 @@ static void check_access(u64 flags, enum Access access, bool user, bool wp) {
   bool good = error < 0 ? check_done(names[access])
                         : check_page_fault(names[access], (u32)error, window + probe_offset,
                                            access == access_fetch ? (const u8*)(window + probe_offset) : codes[access]);
-  if (!good) printf("       entry flags %x, user %d, wp %d\n", (u32)flags, user, wp);
+  if (!good && showing_failures()) printf("       entry flags %x, user %d, wp %d\n", (u32)flags, user, wp);
 }
 
 static void rights(void) {

@@ -26,6 +26,8 @@ void group(const char* name);
 // One check of the open group. A failure prints `what`, the value and what was wanted.
 bool check(const char* what, u32 got, u32 want);
 bool check_true(const char* what, bool holds);
+// False once a group has printed so many failures that more details would only be noise.
+bool showing_failures(void);
 _Noreturn void finish(void);
 _Noreturn void panic(const char* why);
 void* memset(void* to, int value, size_t size);

@@ -90,6 +90,8 @@ bool check(const char* what, u32 got, u32 want) {
   return false;
 }
 
+bool showing_failures(void) { return group_failures <= shown_failures; }
+
 bool check_true(const char* what, bool holds) { return check(what, holds, true); }
 
 _Noreturn void finish(void) {

@@ -50,7 +50,7 @@ struct Cpu kernel_cpu(const void* eip) {
 
 bool check_trap(const char* what, u32 vector, u32 error, const void* eip) {
   bool good = trap.vector == vector && trap.error == error && trap.cpu.eip == (u32)eip;
-  if (!check_true(what, good))
+  if (!check_true(what, good) && showing_failures())
     printf("       got vector %x error %x eip %x cr2 %x, want vector %x error %x eip %x\n", trap.vector, trap.error, trap.cpu.eip, trap.cr2,
            vector, error, (u32)eip);
   return good;
@@ -63,6 +63,7 @@ bool check_page_fault(const char* what, u32 error, u32 address, const void* eip)
 
 bool check_done(const char* what) {
   bool good = trap.vector == vector_done;
-  if (!check_true(what, good)) printf("       got vector %x error %x eip %x cr2 %x\n", trap.vector, trap.error, trap.cpu.eip, trap.cr2);
+  if (!check_true(what, good) && showing_failures())
+    printf("       got vector %x error %x eip %x cr2 %x\n", trap.vector, trap.error, trap.cpu.eip, trap.cr2);
   return good;
 }
