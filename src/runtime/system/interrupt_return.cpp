@@ -1,0 +1,63 @@
+// IRET in protected mode (SDM vol. 2, IRET/IRETD, "PROTECTED-MODE-RETURN"). Returns to v8086 mode and from nested tasks are not there.
+#include "runtime/system/far_return.h"
+#include "runtime/system/privilege.h"
+#include "runtime/system/rows.h"
+#include "runtime/system/stack_switch.h"
+
+namespace ring3::system {
+namespace {
+
+// EFLAGS bits that IRET takes from the stack at privilege `cpl`. VIF and VIP stay 0: no CPU model announces VME.
+u32 writable_flags(const CpuState& s, unsigned operand_size) {
+  u32 mask = flag::status | flag::tf | flag::df | flag::nt;
+  if (operand_size == 4) mask |= flag::rf | flag::ac | flag::id;
+  if (s.cpl <= s.iopl()) mask |= flag::if_;
+  if (s.cpl == 0) mask |= flag::iopl;
+  return mask;
+}
+
+Flow iret(Vcpu& v, const Insn& insn) {
+  CpuState& s = v.s;
+  if (!s.protected_mode()) return missing(v, "IRET in real mode");
+  if (s.v8086()) return missing(v, "IRET in v8086 mode");
+  if ((s.eflags & flag::nt) != 0) return missing(v, "IRET from a nested task (EFLAGS.NT)");
+  const unsigned size = insn.operand_size;
+  s.nmi_masked = false;  // SDM vol. 3, 6.7.1: even if the IRET faults
+
+  u32 new_eip = 0, new_cs = 0, new_eflags = 0;
+  if (!peek_stack(v, 0, size, new_eip) || !peek_stack(v, size, size, new_cs) || !peek_stack(v, 2 * size, size, new_eflags)) {
+    return Flow::fault;
+  }
+  if (size == 4 && (new_eflags & flag::vm) != 0 && s.cpl == 0) return missing(v, "IRET to v8086 mode");
+
+  const u16 selector = static_cast<u16>(new_cs);
+  Descriptor code;
+  if (!fetch_return_segment(v, selector, code)) return Flow::fault;
+  const u32 level = rpl(selector);
+  const bool outer = level > s.cpl;
+  u32 new_esp = 0, new_ss = 0;
+  SegmentCache stack;
+  if (outer) {
+    if (!peek_stack(v, 3 * size, size, new_esp) || !peek_stack(v, 4 * size, size, new_ss)) return Flow::fault;
+    if (!fetch_outer_stack(v, static_cast<u16>(new_ss), level, stack)) return Flow::fault;
+  }
+  if (new_eip > code.limit()) return v.raise(Vector::general_protection, 0);
+  if (!mark_accessed(v, code)) return Flow::fault;
+
+  const u32 mask = writable_flags(s, size);
+  s.eflags = (s.eflags & ~mask) | (new_eflags & mask);
+  if (outer) {
+    enter_outer_ring(v, code.cache(selector), new_eip, stack, new_esp);
+  } else {
+    s.segment(Seg::cs) = code.cache(selector);
+    s.eip = new_eip;
+    v.set_stack_pointer(v.stack_pointer() + 3 * size);
+  }
+  return Flow::jumped;
+}
+
+}  // namespace
+
+void add_interrupt_return(HandlerTable& t) { t.set(Row::iret, iret); }
+
+}  // namespace ring3::system
