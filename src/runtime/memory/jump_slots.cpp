@@ -113,4 +113,10 @@ void JumpSlots::clear_all() {
   }
 }
 
+u64 JumpSlots::recorded() const {
+  u64 count = 0;
+  for (const Page& page : pages_) count += page.slots.size();
+  return count;
+}
+
 }  // namespace ring3

@@ -21,6 +21,11 @@ class JumpSlots {
   void clear_non_global();
   void clear_all();
 
+  // Slots on record: equals the slots that are set, so that the record cannot outgrow the table.
+  [[nodiscard]] u64 recorded() const;
+  // Linear pages that ever had a record at once.
+  [[nodiscard]] u64 records() const { return pages_.size(); }
+
  private:
   // The set slots of one linear page.
   struct Page {

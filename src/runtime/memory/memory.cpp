@@ -78,8 +78,11 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
   if (!physical.is_ram(walk.page)) return;
   Context& context = tables.data(user);
   const u32 page = linear >> page_shift;
+  const bool writable = walk.write_ready && !physical.is_code(walk.page);
+  // A write to a code page comes here every time: nothing to add then.
+  if (!writable && tables.reads(context, page, walk.page)) return;
   note_kind(linear, walk.kind);
-  tables.fill(context, page, walk.page, walk.write_ready && !physical.is_code(walk.page), walk.global);
+  tables.fill(context, page, walk.page, writable, walk.global);
 
   if (walk.kind == PageKind::small) {
     if (!physical.is_ram(walk.entry_address)) return;

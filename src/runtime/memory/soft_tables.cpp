@@ -116,20 +116,20 @@ void SoftTables::unlink_write(Context& context, u32 page) {
 }
 
 void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
-  const u64 entry = reinterpret_cast<u64>(ram_.base()) + ram_page - (u64{page} << page_shift);
-  if (context.write_[page] != 0 && (!writable || context.write_[page] != entry)) unlink_write(context, page);
-  context.read_[page] = entry;
+  const u64 value = entry(page, ram_page);
+  if (context.write_[page] != 0 && (!writable || context.write_[page] != value)) unlink_write(context, page);
+  context.read_[page] = value;
   if (writable && context.write_[page] == 0) {
-    context.write_[page] = entry;
+    context.write_[page] = value;
     link_write(context, page, ram_page);
   }
   log(context, page, global);
 }
 
 void SoftTables::prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
-  const u64 entry = reinterpret_cast<u64>(ram_.base()) + ram_page - (u64{page} << page_shift);
+  const u64 value = entry(page, ram_page);
   const u64 old = context.read_[page];
-  if (old != 0 && (old != entry || !writable || context.write_[page] != 0)) return;
+  if (old != 0 && (old != value || !writable || context.write_[page] != 0)) return;
   fill(context, page, ram_page, writable, global);
 }
 

@@ -6,14 +6,13 @@
 #include "guest/address.h"
 #include "runtime/memory/jump_slots.h"
 #include "runtime/memory/memory.h"
+#include "runtime/memory/ram.h"
 
 #include <array>
 #include <memory>
 #include <vector>
 
 namespace ring3 {
-
-class GuestRam;
 
 // One set of tables. Identified by its mode bits; the data tables depend on mode::user alone.
 // Invariant: a write entry is 0 or equals the read entry of the same page.
@@ -68,6 +67,10 @@ class SoftTables {
 
   // Linear page `page` -> RAM page at physical `ram_page`. `writable`: also for writes.
   void fill(Context& context, u32 page, u64 ram_page, bool writable, bool global);
+  // `page` is cached for reads alone, and leads to `ram_page`.
+  [[nodiscard]] bool reads(const Context& context, u32 page, u64 ram_page) const {
+    return context.read_[page] == entry(page, ram_page) && context.write_[page] == 0;
+  }
   // As `fill`, but leaves a page alone that is mapped to something else, and never takes a write entry away.
   void prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global);
 
@@ -86,6 +89,9 @@ class SoftTables {
   static_assert(Memory::max_contexts << 20 < 1u << 24, "a link has 24 bits");
   [[nodiscard]] Context::Note& note(u32 some_link) { return contexts_[(some_link - 1) >> 20]->notes_[(some_link - 1) & 0xFFFFF]; }
 
+  [[nodiscard]] u64 entry(u32 page, u64 ram_page) const {
+    return reinterpret_cast<u64>(ram_.base()) + ram_page - (u64{page} << page_shift);
+  }
   Context& select_data(bool user);
   void log(Context& context, u32 page, bool global);
   void link_write(Context& context, u32 page, u64 ram_page);
