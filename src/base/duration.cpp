@@ -18,7 +18,7 @@ u64 parse_duration(std::string_view text, std::string_view option) {
   constexpr double limit = 1000.0 * 3600.0;
   const double value = number * seconds;
   if (error != std::errc{} || !std::isfinite(value) || value < 1e-9 || value > limit)
-    throw UserError(fmt::format("{} {}: not a duration; write a number and a unit, like 60s, 2m or 500ms", option, quoted(text)));
+    throw UserError(fmt::format("{} {}: not a duration; write a number and a unit, like 60s, 2m or 500ms", option, in_quotes(text)));
   return static_cast<u64>(value * 1e9);
 }
 

@@ -18,7 +18,7 @@ void Fd::reset() {
   fd_ = -1;
 }
 
-std::string quoted(std::string_view name) {
+std::string in_quotes(std::string_view name) {
   std::string out = "'";
   for (const char c : name) out += static_cast<unsigned char>(c) < 0x20 || c == 0x7F ? '?' : c;
   return out + "'";
@@ -28,23 +28,23 @@ std::vector<u8> read_file(const std::string& path, std::string_view what, u64 li
   // O_NONBLOCK: opening a FIFO without a writer must not wait; it has no effect on regular files.
   const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd.valid())
-    throw UserError(fmt::format("{} {}: cannot open: {}; check the path and its permissions", what, quoted(path), std::strerror(errno)));
+    throw UserError(fmt::format("{} {}: cannot open: {}; check the path and its permissions", what, in_quotes(path), std::strerror(errno)));
   struct stat st {};
-  if (::fstat(fd.get(), &st) != 0) throw UserError(fmt::format("{} {}: cannot stat: {}", what, quoted(path), std::strerror(errno)));
-  if (!S_ISREG(st.st_mode)) throw UserError(fmt::format("{} {}: is not a regular file; give the path of a file", what, quoted(path)));
+  if (::fstat(fd.get(), &st) != 0) throw UserError(fmt::format("{} {}: cannot stat: {}", what, in_quotes(path), std::strerror(errno)));
+  if (!S_ISREG(st.st_mode)) throw UserError(fmt::format("{} {}: is not a regular file; give the path of a file", what, in_quotes(path)));
   const u64 size = static_cast<u64>(st.st_size);
-  if (size == 0) throw UserError(fmt::format("{} {}: the file is empty; fetch or build it again", what, quoted(path)));
+  if (size == 0) throw UserError(fmt::format("{} {}: the file is empty; fetch or build it again", what, in_quotes(path)));
   if (size > limit)
-    throw UserError(fmt::format("{} {}: {} is larger than the {} available; {}", what, quoted(path), format_size(size), format_size(limit),
-                                limit_hint));
+    throw UserError(fmt::format("{} {}: {} is larger than the {} available; {}", what, in_quotes(path), format_size(size),
+                                format_size(limit), limit_hint));
 
   std::vector<u8> bytes(size);
   u64 done = 0;
   while (done < size) {
     const ssize_t n = ::read(fd.get(), bytes.data() + done, std::min<u64>(size - done, u64{1} << 30));
     if (n < 0 && errno == EINTR) continue;
-    if (n < 0) throw UserError(fmt::format("{} {}: cannot read: {}", what, quoted(path), std::strerror(errno)));
-    if (n == 0) throw UserError(fmt::format("{} {}: shrank while it was read; wait until it is complete", what, quoted(path)));
+    if (n < 0) throw UserError(fmt::format("{} {}: cannot read: {}", what, in_quotes(path), std::strerror(errno)));
+    if (n == 0) throw UserError(fmt::format("{} {}: shrank while it was read; wait until it is complete", what, in_quotes(path)));
     done += static_cast<u64>(n);
   }
   return bytes;
@@ -54,7 +54,7 @@ Fd create_file(const std::string& path, std::string_view what) {
   Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666));
   if (!fd.valid())
     throw UserError(
-        fmt::format("{} {}: cannot write: {}; name a file in a folder you can write to", what, quoted(path), std::strerror(errno)));
+        fmt::format("{} {}: cannot write: {}; name a file in a folder you can write to", what, in_quotes(path), std::strerror(errno)));
   return fd;
 }
 

@@ -34,7 +34,7 @@ class Fd {
 };
 
 // The name of a file as it stands in an error line: quoted, control characters replaced, so that the line stays one line.
-[[nodiscard]] std::string quoted(std::string_view name);
+[[nodiscard]] std::string in_quotes(std::string_view name);
 
 // Reads a regular file of at most `limit` bytes. `what` names its purpose in messages ("kernel"). Throws UserError: missing, unreadable,
 // not a regular file, empty, or larger than `limit` (then the message ends with `limit_hint`, which says how to mend it).

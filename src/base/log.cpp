@@ -2,12 +2,12 @@
 
 #include "base/error.h"
 
-#include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
 
 namespace ring3 {
 namespace {
@@ -27,7 +27,7 @@ TraceLog::TraceLog(std::string_view list, const std::string& path) {
     else if (known != trace_names.end())
       wanted_ |= 1u << (known - trace_names.begin());
     else
-      throw UserError(fmt::format("--trace {}: no such trace; choose from all, {}", quoted(name), fmt::join(trace_names, ", ")));
+      throw UserError(fmt::format("--trace {}: no such trace; choose from all, {}", in_quotes(name), fmt::join(trace_names, ", ")));
   }
   if (wanted_ != 0 && !path.empty()) file_ = create_file(path, "--trace-file");
 }

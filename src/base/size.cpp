@@ -25,7 +25,7 @@ u64 parse_size(std::string_view text, std::string_view option) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   const int shift = unit_shift(text.substr(static_cast<size_t>(end - text.data())));
   if (error != std::errc{} || shift < 0 || number > (~u64{0} >> shift))
-    throw UserError(fmt::format("{} {}: not a size; write a number and a unit, like 256M or 1G", option, quoted(text)));
+    throw UserError(fmt::format("{} {}: not a size; write a number and a unit, like 256M or 1G", option, in_quotes(text)));
   return number << shift;
 }
 

@@ -18,10 +18,10 @@
 #include "runtime/memory/memory.h"
 #include "runtime/memory/ram.h"
 
+#include <fmt/format.h>
 #include <algorithm>
 #include <csignal>
 #include <ctime>
-#include <fmt/format.h>
 #include <vector>
 
 namespace ring3 {
@@ -103,7 +103,8 @@ struct Board::Devices {
   BusMap map;
 };
 
-Board::Board(const BoardConfig& config, GuestRam& ram, TraceLog& trace) : config_(config), ram_(ram), trace_(trace), console_(config.console) {
+Board::Board(const BoardConfig& config, GuestRam& ram, TraceLog& trace)
+    : config_(config), ram_(ram), trace_(trace), console_(config.console) {
   if (config.timeout) timeout_at_ = monotonic_now() + *config.timeout;
   devices_ = std::make_unique<Devices>(*this);
 }

@@ -9,6 +9,7 @@
 #include "devices/serial_sink.h"
 #include "machine/console.h"
 
+#include <functional>
 #include <memory>
 #include <optional>
 

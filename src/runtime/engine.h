@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "runtime/stats.h"
 
 #include <string>
 
@@ -29,6 +30,8 @@ class Engine {
   virtual StopInfo run() = 0;
   // Forgets everything cached about guest memory and CPU mode: after reset or after state was changed from outside.
   virtual void reset() = 0;
+  // What the run did so far; what an engine does not have stays 0.
+  [[nodiscard]] virtual EngineStats stats() const { return {}; }
 };
 
 }  // namespace ring3

@@ -120,7 +120,7 @@ void put_e820(u8* zero_page, u64 ram_bytes) {
 // Returns address and size; both 0 without an initrd.
 std::pair<u32, u32> place_initrd(const LoadContext& c, const SetupHeader& h) {
   if (c.options.initrd.empty()) return {0, 0};
-  const std::string what = "initrd " + quoted(c.options.initrd);
+  const std::string what = "initrd " + in_quotes(c.options.initrd);
   const std::vector<u8> bytes = read_file(c.options.initrd, "initrd", c.ram.size(), "raise --memory or make it smaller");
   const u64 top = std::min<u64>(u64{h.initrd_max} + 1, c.ram.size());
   const u32 at = c.placement.take_high(bytes.size(), low_memory::extended, top, page_size, what);

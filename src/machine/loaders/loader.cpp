@@ -5,6 +5,7 @@
 #include "guest/cpu_state.h"
 #include "machine/loaders/image.h"
 #include "runtime/memory/ram.h"
+#include "runtime/system/reset.h"
 
 #include <fmt/format.h>
 #include <algorithm>
@@ -42,14 +43,14 @@ constexpr u32 initial_stack = 0x1000;  // grows down to the GDT: enough for a fe
 EntryState load_guest(GuestRam& ram, const BootOptions& options) {
   const std::vector<u8> kernel = read_file(options.kernel, "kernel", ram.size(), "raise --memory");
   Placement placement(ram.size());
-  const LoadContext context{ram, placement, options, kernel, "kernel " + quoted(options.kernel)};
+  const LoadContext context{ram, placement, options, kernel, "kernel " + in_quotes(options.kernel)};
   if (is_linux_image(kernel)) return load_linux(context);
   if (const auto header = find_multiboot_header(kernel)) return load_multiboot(context, *header);
   reject_kernel(context);
 }
 
 void enter_protected_mode(GuestRam& ram, CpuState& cpu, const EntryState& entry) {
-  cpu = CpuState{};
+  reset_cpu(cpu);
   u8* gdt = ram.at(PhysAddr{gdt_address});
   put<u64>(gdt, 0);
   put<u64>(gdt + 8, 0);
@@ -60,10 +61,9 @@ void enter_protected_mode(GuestRam& ram, CpuState& cpu, const EntryState& entry)
   const SegmentCache data{data_selector, 0xC093, 0, 0xFFFF'FFFF};
   cpu.seg.fill(data);
   cpu.segment(Seg::cs) = {code_selector, 0xC09B, 0, 0xFFFF'FFFF};
-  cpu.ldtr = {0, 0x82, 0, 0xFFFF};
-  cpu.tr = {0, 0x8B, 0, 0xFFFF};
   cpu.cr0 = cr0::pe | cr0::et;
   cpu.eip = entry.eip;
+  cpu.gpr = {};
   cpu.gpr[eax] = entry.eax;
   cpu.gpr[ebx] = entry.ebx;
   cpu.gpr[esi] = entry.esi;

@@ -27,7 +27,7 @@ struct BootOptions {
   std::string append;  // kernel command line
 };
 
-// The registers that a boot protocol defines. Everything else is as after `enter_protected_mode`.
+// The registers that a boot protocol defines. The other general registers are 0.
 struct EntryState {
   u32 eip = 0;
   u32 eax = 0;
@@ -41,7 +41,7 @@ struct EntryState {
 
 // Puts the CPU where both protocols want it: 32-bit protected mode, paging off, interrupts off, flat 4 GiB segments with CS = 10h and the
 // others 18h, GDT in guest memory (Linux Documentation/arch/x86/boot.rst, "32-bit boot protocol"; Multiboot specification 0.6.96, 3.2).
-// LDTR and TR are as after reset (SDM vol. 3, table 9-1).
+// Everything else is as after power-up (SDM vol. 3, table 9-1).
 void enter_protected_mode(GuestRam& ram, CpuState& cpu, const EntryState& entry);
 
 // --- the formats; used by load_guest and by tests ---

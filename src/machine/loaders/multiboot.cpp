@@ -74,7 +74,7 @@ u32 put_modules(const LoadContext& c, u64 kernel_end) {
   const u32 list = c.placement.take_low(c.options.modules.size() * 16, 0, low_memory::ebda, 16, "list of modules (--module)");
   u8* entry = c.ram.at(PhysAddr{list});
   for (const ModuleOption& module : c.options.modules) {
-    const std::string what = "module " + quoted(module.path);
+    const std::string what = "module " + in_quotes(module.path);
     const std::vector<u8> bytes = read_file(module.path, "module", c.ram.size(), "raise --memory");
     const u64 from = std::max<u64>(kernel_end, low_memory::extended);
     const u32 at = c.placement.take_low(bytes.size(), from, c.ram.size(), page_size, what);

@@ -1,0 +1,78 @@
+// One machine: everything there is, in construction order, and the loop around the engine that knows what a reset means.
+#pragma once
+
+#include "base/log.h"
+#include "guest/cpu_state.h"
+#include "machine/board.h"
+#include "machine/loaders/loader.h"
+#include "runtime/engine.h"
+#include "runtime/interp/native_stubs.h"
+#include "runtime/memory/memory.h"
+#include "runtime/memory/ram.h"
+#include "runtime/system/cpu_model.h"
+#include "runtime/vcpu.h"
+
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace ring3 {
+
+enum class EngineKind : u8 { interp };
+
+struct MachineConfig {
+  BootOptions boot;
+  u64 ram_bytes = u64{256} << 20;
+  bool reboot = true;  // a reset or triple fault starts the guest again instead of ending the run
+  EngineKind engine = EngineKind::interp;
+  BoardConfig board;
+};
+
+enum class RunEnd : u8 {
+  power_off,
+  debug_exit,  // value: (v << 1) | 1
+  reset,
+  triple_fault,
+  halted_for_good,
+  timeout,
+  missing_feature,
+  lockstep_difference,
+  quit_key,
+  signal,  // value: the signal's number
+};
+
+struct RunResult {
+  RunEnd end = RunEnd::power_off;
+  u32 value = 0;
+  std::string detail;  // from the engine: may have several lines
+};
+
+class Machine {
+ public:
+  // Checks the memory size and loads the guest: throws UserError before anything runs.
+  Machine(const MachineConfig& config, TraceLog& trace);
+
+  // `on_reboot` hears why the guest starts again, before its memory is gone.
+  [[nodiscard]] RunResult run(const std::function<void(const RunResult& why)>& on_reboot);
+
+  [[nodiscard]] Board& board() { return board_; }
+  [[nodiscard]] const CpuState& cpu() const { return *cpu_; }
+  [[nodiscard]] const Memory& memory() const { return memory_; }
+  [[nodiscard]] const GuestRam& ram() const { return ram_; }
+  [[nodiscard]] EngineStats stats() const { return engine_->stats(); }
+
+ private:
+  void power_on();
+
+  MachineConfig config_;
+  GuestRam ram_;
+  std::unique_ptr<CpuState> cpu_;
+  Board board_;
+  Memory memory_;
+  CpuModel model_;
+  NativeStubs native_;
+  Vcpu vcpu_;
+  std::unique_ptr<Engine> engine_;
+};
+
+}  // namespace ring3
