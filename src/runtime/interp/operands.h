@@ -57,8 +57,8 @@ class ReadModifyWrite {
     offset_ = offset;
     u32 linear = 0;
     if (!v_.linear_address(segment, offset, sizeof(T), Access::write, linear)) return false;
-    // RAM within one page needs no second look-up. Device memory and code pages take the long way.
-    if ((linear & page_mask) <= page_size - sizeof(T)) {
+    // Aligned RAM needs no second look-up. Device memory, code pages, and what may be an alignment check take the long way.
+    if ((linear & (sizeof(T) - 1)) == 0) {
       host_ = v_.mem.direct(linear, Access::write, v_.s.cpl == 3);
       if (host_ != nullptr) {
         std::memcpy(&value, host_, sizeof(T));

@@ -19,6 +19,9 @@ Run direct_run(Vcpu& v, const StringRegisters& regs, Seg segment, u32 offset, u3
   u32 linear = 0;
   const u32 count = std::min(wanted, regs.before_wrap(offset, element_size));
   if (count == 0 || !v.linear_address(segment, offset, element_size, access, linear)) return {};
+  // One that alignment checks may object to goes the slow way.
+  const bool misaligned = (linear & (element_size - 1)) != 0;
+  if (misaligned && v.s.cpl == 3 && (v.s.eflags & flag::ac) != 0) return {};
   const u32 fits = std::min(count, (page_size - (linear & page_mask)) / element_size);
   if (fits == 0 || !v.linear_address(segment, offset, fits * element_size, access, linear)) return {};
   return {v.mem.direct(linear, access, v.s.cpl == 3), fits};
