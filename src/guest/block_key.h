@@ -15,9 +15,8 @@ inline constexpr u32 trap = 1u << 4;             // EFLAGS.TF: one-instruction b
 inline constexpr u32 ds_es_ss_flat = 1u << 5;    // DS, ES and SS: base 0, limit 4 GiB, usable, writable: no address arithmetic
 inline constexpr u32 osfxsr = 1u << 6;           // CR4.OSFXSR: SSE is #UD without it
 inline constexpr u32 cpl0 = 1u << 7;             // CPL 0: privileged instructions need no check (CPL 1 and 2 have neither bit)
-inline constexpr u32 data_flat_limit = 1u << 8;  // FS and GS usable, writable, limit 4 GiB (their base is read at run time)
-inline constexpr u32 cs_flat = 1u << 9;          // CS: base 0, limit 4 GiB
-inline constexpr u32 protected_mode = 1u << 10;  // CR0.PE: segment loads read descriptors
+inline constexpr u32 cs_flat = 1u << 8;          // CS: base 0, limit 4 GiB
+inline constexpr u32 protected_mode = 1u << 9;  // CR0.PE: segment loads read descriptors
 }  // namespace mode
 
 struct BlockKey {

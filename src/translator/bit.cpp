@@ -33,7 +33,7 @@ bool Emitter::emit_bit_test(const Insn& insn) {
 }
 
 bool Emitter::emit_xlat() {
-  if (insn_->address_size == 2) return false;
+  if (insn_->address_size == 2 || insn_->mem.segment == Seg::cs) return false;
   a_.movzx(x86::r8d, x86::al);
   a_.lea(x86::r8d, x86::ptr(x86::rbx, x86::r8));
   if (!add_segment_base(insn_->mem.segment)) return false;

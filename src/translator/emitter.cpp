@@ -53,6 +53,8 @@ bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
+  // CS may be unreadable and is never writable: its caches are not in the mode bits.
+  if (insn.has_memory && insn.mem.segment == Seg::cs && insn.row != Row::lea) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
   return false;
 }

@@ -48,7 +48,9 @@ bool Emitter::emit_string(const Insn& insn) {
   const StringForm form = form_of(insn.row);
   // Segments with a base would need two of them added and taken off again; 16-bit addressing wraps SI and DI.
   if (form.size == 0 || insn.address_size != 4 || (key_.mode & mode::ds_es_ss_flat) == 0) return false;
-  if (form.source && insn.segment_override && (insn.mem.segment == Seg::fs || insn.mem.segment == Seg::gs)) return false;
+  if (form.source && insn.segment_override && insn.mem.segment != Seg::ds && insn.mem.segment != Seg::es && insn.mem.segment != Seg::ss) {
+    return false;
+  }
   const bool rep = insn.rep != Rep::none;
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();

@@ -30,9 +30,6 @@ u32 compute_mode_bits(const CpuState& s) {
   const SegmentCache& ds = s.segment(Seg::ds);
   const SegmentCache& es = s.segment(Seg::es);
   if (plain_data(ds) && plain_data(es) && plain_data(ss) && whole(ds) && whole(es) && whole(ss)) bits |= mode::ds_es_ss_flat;
-  const SegmentCache& fs = s.segment(Seg::fs);
-  const SegmentCache& gs = s.segment(Seg::gs);
-  if (plain_data(fs) && plain_data(gs) && fs.limit == 0xFFFFFFFF && gs.limit == 0xFFFFFFFF) bits |= mode::data_flat_limit;
   return bits;
 }
 

@@ -1,0 +1,257 @@
+#include "runtime/bt/bt_engine.h"
+
+#include <sys/mman.h>
+#include <time.h>
+#include <x86intrin.h>
+
+#include <cstring>
+
+#include "base/error.h"
+#include "runtime/bt/emitted_state.h"
+#include "runtime/memory/ram.h"
+#include "runtime/system/mode_bits.h"
+
+namespace ring3 {
+
+namespace {
+
+constexpr u64 return_region_size = 64 * 1024;  // between two guards of the same size
+constexpr u32 fpu_credit = 64;                 // exits that the FPU state survives in host registers without proof of use
+constexpr u64 event_period = 10'000'000;       // ns; host input is looked at this often even if no device timer is due
+constexpr u64 table_miss_limit = (u64{4} << 30) + 64 * 1024;
+
+u64 now() {
+  timespec t{};
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000u + static_cast<u64>(t.tv_nsec);
+}
+
+u64 make_return_region() {
+  void* p = mmap(nullptr, 3 * return_region_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw UserError("cannot reserve the return region: the host refuses more memory (ulimit -v)");
+  u8* middle = static_cast<u8*>(p) + return_region_size;
+  if (mprotect(middle, return_region_size, PROT_READ | PROT_WRITE) != 0) throw UserError("cannot map the return region");
+  return reinterpret_cast<u64>(p);
+}
+
+}  // namespace
+
+BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
+    : v_(vcpu),
+      region_(region),
+      options_(options),
+      cache_(region),
+      translator_(options.translator, cache_.stubs(), cache_.base()),
+      stepper_(vcpu),
+      return_region_(make_return_region()) {
+  if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
+  v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
+  v_.mem.set_watcher(this);
+}
+
+BtEngine::~BtEngine() {
+  v_.mem.set_watcher(nullptr);
+  munmap(reinterpret_cast<void*>(return_region_), 3 * return_region_size);
+}
+
+void BtEngine::reset() {
+  flush_cache();
+  mode_ = ~0u;
+  resume_ = 0;
+  link_exit_ = ~0u;
+  v_.s.fpu_live = false;
+}
+
+StopInfo BtEngine::run() {
+  guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs().end, cache_.base() + cache_.stubs().exit_fault);
+  v_.bus.service();
+  rearm();
+  for (;;) {
+    if (boundary() == Next::stop) break;
+    if (resume_ == 0 && (!translatable() || v_.s.shadow != Shadow::none)) {
+      if (step() == Next::stop) break;
+      continue;
+    }
+    u64 host = resume_;
+    resume_ = 0;
+    if (host == 0) {
+      Block* block = find_or_translate();
+      if (block == nullptr) {
+        if (step() == Next::stop) break;
+        continue;
+      }
+      host = cache_.base() + block->host_offset;
+      if (link_exit_ != ~0u && link_generation_ == cache_.generation()) cache_.link(link_exit_, *block);
+      link_exit_ = ~0u;
+    }
+    if (enter(host) == Next::stop) break;
+  }
+  guard_.reset();
+  return stop_;
+}
+
+BtEngine::Next BtEngine::boundary() {
+  CpuState& s = v_.s;
+  for (;;) {
+    if (guard_->event()) {
+      guard_->clear_event();
+      v_.bus.service();
+      rearm();
+    }
+    if (v_.bus.stop_requested()) {
+      stop_ = {StopReason::bus_request, ""};
+      return Next::stop;
+    }
+    if (v_.bus.interrupt_requested() && (s.eflags & flag::if_) != 0 && s.shadow == Shadow::none) {
+      resume_ = 0;
+      if (stepper_.take_interrupt() == StepOutcome::stop) {
+        stop_ = stepper_.stop_info();
+        return Next::stop;
+      }
+    }
+    if (!s.halted) return Next::go_on;
+    if ((s.eflags & flag::if_) == 0) {
+      stop_ = {StopReason::halted_for_good, ""};
+      return Next::stop;
+    }
+    s.shadow = Shadow::none;
+    v_.bus.wait_for_event();
+  }
+}
+
+bool BtEngine::translatable() const {
+  constexpr u32 needed = mode::code32 | mode::cs_flat | mode::protected_mode;
+  const u32 bits = compute_mode_bits(v_.s);
+  return (bits & needed) == needed && (bits & (mode::v8086 | mode::trap)) == 0;
+}
+
+BtEngine::Next BtEngine::step() {
+  resume_ = 0;
+  link_exit_ = ~0u;
+  if (stepper_.step() == StepOutcome::stop) {
+    stop_ = stepper_.stop_info();
+    return Next::stop;
+  }
+  return Next::go_on;
+}
+
+void BtEngine::rearm() {
+  const auto deadline = v_.bus.next_deadline();
+  const u64 latest = now() + event_period;
+  armed_ = deadline ? std::min(*deadline, latest) : latest;
+  guard_->arm(armed_);
+}
+
+void BtEngine::prepare() {
+  CpuState& s = v_.s;
+  const u32 bits = compute_mode_bits(s);
+  if (bits != mode_) {
+    mode_ = bits;
+    s.link.context = v_.mem.select_context(bits);
+  }
+  if (s.fpu_live && (fpu_credit_-- == 0 || (s.cr0 & (cr0::ts | cr0::em)) != 0)) s.fpu_live = false;
+  export_state(s, v_.bus.interrupt_requested());
+}
+
+void BtEngine::load_fpu() {
+  v_.s.fpu_live = true;
+  fpu_credit_ = fpu_credit;
+  ++counters_.fpu_loads;
+}
+
+BtEngine::Next BtEngine::enter(u64 host) {
+  using contract::ExitReason;
+  CpuState& s = v_.s;
+  prepare();
+  s.link.resume_at = host;
+  // The timer may have fired since boundary(): its zero in `poll` was overwritten just now.
+  if (guard_->event()) s.link.poll = s.link.pending = 0;
+  const u64 start = options_.count ? __rdtsc() : 0;
+  reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
+  if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
+  import_state(s);
+  if (s.fpu_live && region_.contains(s.fpu.fip)) {
+    const CodeCache::Site site = cache_.find_host(s.fpu.fip);
+    s.fpu.fip = site.block != nullptr ? site.block->key.linear + site.block->points[site.point].guest_offset : 0;
+    s.fpu.fdp = 0;
+  }
+  switch (static_cast<ExitReason>(s.link.exit_reason)) {
+    case ExitReason::lookup: ++counters_.exits_lookup; return Next::go_on;
+    case ExitReason::link:
+      ++counters_.exits_link;
+      if (options_.chain) {
+        link_exit_ = static_cast<u32>(s.link.exit_argument);
+        link_generation_ = cache_.generation();
+      }
+      return Next::go_on;
+    case ExitReason::interpret: ++counters_.exits_interpret; return on_interpret(static_cast<u32>(s.link.exit_argument));
+    case ExitReason::host_fault: ++counters_.exits_fault; return on_fault();
+  }
+  throw InternalError("emitted code left with an unknown reason");
+}
+
+BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
+  // Only the fall-through stays in the block, and only if the block, its mode and its page are still what they were.
+  const bool stays = cache_.generation() == generation && point < block.insn_count() && compute_mode_bits(v_.s) == block.key.mode &&
+                     v_.s.eip == block.key.linear + block.points[point].guest_offset && v_.s.shadow == Shadow::none && !v_.s.halted;
+  if (!stays) {
+    counters_.skipped_instructions += block.insn_count() - std::min(point, block.insn_count());
+    return Next::go_on;
+  }
+  if (block.uses_fpu && !v_.s.fpu_live && (v_.s.cr0 & (cr0::ts | cr0::em)) == 0) load_fpu();
+  resume_ = cache_.base() + block.host_offset + block.points[point].host_offset;
+  return Next::go_on;
+}
+
+BtEngine::Next BtEngine::on_interpret(u32 number) {
+  const CodeCache::Site site = cache_.interpret_site(number);
+  Block& block = *site.block;
+  v_.s.eip = block.key.linear + block.points[site.point].guest_offset;
+  ++counters_.skipped_instructions;
+  const u64 generation = cache_.generation();
+  if (step() == Next::stop) return Next::stop;
+  // The instruction may have programmed a timer.
+  if (const auto deadline = v_.bus.next_deadline(); deadline && *deadline < armed_) rearm();
+  return go_on_in(block, site.point + 1, generation);
+}
+
+BtEngine::Next BtEngine::on_fault() {
+  CpuState& s = v_.s;
+  const HostFault fault = guard_->last();
+  const CodeCache::Site site = cache_.find_host(fault.pc);
+  if (site.block == nullptr) throw InternalError("a host fault in emitted code outside every block");
+  Block& block = *site.block;
+  s.eip = block.key.linear + block.points[site.point].guest_offset;
+  const u64 here = cache_.base() + block.host_offset + block.points[site.point].host_offset;
+  if (guard_->event() || s.link.poll == 0) {  // a poll: boundary() does what is due
+    ++counters_.polls;
+    const u64 generation = cache_.generation();
+    const u32 eip = s.eip;
+    if (boundary() == Next::stop) return Next::stop;
+    if (cache_.generation() == generation && s.eip == eip && compute_mode_bits(s) == block.key.mode) {
+      resume_ = here;
+    } else {
+      counters_.skipped_instructions += block.insn_count() - std::min(site.point, block.insn_count());
+    }
+    return Next::go_on;
+  }
+  if (block.uses_fpu && !s.fpu_live && (s.cr0 & (cr0::ts | cr0::em)) == 0 && fault.address_known && fault.address == 0) {
+    load_fpu();
+    resume_ = here;
+    return Next::go_on;
+  }
+  ++counters_.skipped_instructions;
+  const u64 physical = block.key.physical + block.points[site.point].guest_offset;
+  const bool table_miss = fault.signal == SIGSEGV && fault.address_known && fault.address < table_miss_limit;
+  const u64 generation = cache_.generation();
+  if (step() == Next::stop) return Next::stop;
+  if (fault.signal == SIGSEGV && !table_miss && cache_.generation() == generation && unaligned_.insert(physical).second) {
+    ++counters_.unaligned_sites;
+    counters_.skipped_instructions += block.insn_count() - site.point - 1;
+    cache_.kill(block);
+    return Next::go_on;
+  }
+  return go_on_in(block, site.point + 1, generation);
+}
+
+}  // namespace ring3

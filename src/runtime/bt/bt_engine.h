@@ -1,0 +1,100 @@
+// The translating engine: look up -> decode -> translate -> install -> link -> run.
+#pragma once
+
+#include <memory>
+
+#include "codecache/code_cache.h"
+#include "runtime/bt/host_fault.h"
+#include "runtime/engine.h"
+#include "runtime/interp/stepper.h"
+#include "runtime/vcpu.h"
+#include "translator/translator.h"
+
+namespace ring3 {
+
+struct BtOptions {
+  u32 max_block = 64;  // guest instructions a block, at least 1
+  bool chain = true;   // link blocks and fill jump tables; off: every block returns to the runtime
+  bool count = false;  // execution counters (--stats, --dump-cache)
+  bool lockstep = false;
+  TranslatorOptions translator;
+};
+
+struct BtCounters {
+  u64 exits_lookup = 0;
+  u64 exits_link = 0;
+  u64 exits_interpret = 0;
+  u64 exits_fault = 0;
+  u64 polls = 0;
+  u64 fpu_loads = 0;
+  u64 unaligned_sites = 0;
+  u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
+  u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
+  u64 cycles_translating = 0;
+  u64 cycles_runtime = 0;
+};
+
+class BtEngine final : public Engine, private CodeWatcher {
+ public:
+  // `vcpu.s` must lie in `region.state_area()`.
+  BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options);
+  ~BtEngine() override;
+
+  StopInfo run() override;
+  void reset() override;
+
+  [[nodiscard]] const CodeCache& cache() const { return cache_; }
+  [[nodiscard]] const BtCounters& counters() const { return counters_; }
+  [[nodiscard]] const Stepper& stepper() const { return stepper_; }
+  // Guest instructions that ran as emitted code; exact only with BtOptions::count.
+  [[nodiscard]] u64 emitted_instructions() const { return cache_.counted_instructions() - counters_.skipped_instructions; }
+
+ private:
+  enum class Next : u8 { go_on, stop };
+
+  void code_written(PhysAddr address, u32 size) override;
+  void page_unmapped(u32) override {}
+  void all_unmapped(bool) override {}
+
+  // --- run loop ---
+  Next boundary();  // events and interrupts at an instruction boundary; state is imported
+  [[nodiscard]] bool translatable() const;
+  Next step();           // one instruction in the interpreter
+  Next enter(u64 host);  // runs emitted code from `host`, handles its exit
+  Next on_interpret(u32 number);
+  Next on_fault();
+  Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
+  void prepare();                                          // export
+  void rearm();
+  void load_fpu();
+
+  // --- translation ---
+  Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
+  Block* translate(const BlockKey& key, PhysAddr physical);
+  [[nodiscard]] bool second_page(u32 linear, PhysAddr& out);
+  void flush_cache();
+
+  Vcpu& v_;
+  CodeRegion& region_;
+  BtOptions options_;
+  CodeCache cache_;
+  Translator translator_;
+  Stepper stepper_;
+  Decoder decoder_;
+  BtCounters counters_;
+  UnalignedSites unaligned_;
+  GuestBlock guest_;
+  TranslatedBlock translated_;
+  std::unique_ptr<FaultGuard> guard_;
+  StopInfo stop_;
+  u32 mode_ = ~0u;
+  u64 armed_ = 0;
+  u64 return_region_ = 0;
+  u32 fpu_credit_ = 0;
+  u32 link_exit_ = ~0u;  // direct exit to link once its target is known
+  u64 link_generation_ = 0;
+  u64 resume_ = 0;  // host address to enter next instead of looking EIP up; 0: none
+  std::unordered_map<u64, u32> writes_to_code_page_;
+};
+
+}  // namespace ring3

@@ -1,0 +1,112 @@
+// From an address to an installed block.
+#include <x86intrin.h>
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "runtime/bt/bt_engine.h"
+#include "runtime/memory/ram.h"
+#include "runtime/system/mode_bits.h"
+
+namespace ring3 {
+
+namespace {
+
+constexpr u32 longest_insn = 15;
+constexpr std::size_t most_unaligned_sites = 1u << 20;
+constexpr u32 writes_before_giving_up = 32;  // a code page written this often becomes a data page until it is executed again
+
+}  // namespace
+
+bool BtEngine::second_page(u32 linear, PhysAddr& out) {
+  Fault fault;
+  const u32 next = (linear & ~page_mask) + page_size;
+  const auto t = v_.mem.translate_fetch(next, v_.s.cpl == 3, fault);
+  if (!t || !t->ram) return false;
+  out = t->address;
+  return true;
+}
+
+Block* BtEngine::find_or_translate() {
+  const u32 linear = v_.s.eip;
+  const bool user = v_.s.cpl == 3;
+  Fault fault;
+  const auto t = v_.mem.translate_fetch(linear, user, fault);
+  if (!t || !t->ram) return nullptr;  // the interpreter raises the fault, or runs code from MMIO
+  const BlockKey key{t->address.value, linear, compute_mode_bits(v_.s), 0, 0xFFFFFFFFu};
+  Block* block = cache_.find(key);
+  bool global = t->global;
+  if (block != nullptr && block->crosses_page) {
+    PhysAddr second;
+    if (!second_page(linear, second) || second.value != block->second_page) {
+      cache_.kill(*block);
+      block = nullptr;
+    }
+    global = false;
+  }
+  if (block == nullptr) {
+    const u64 start = options_.count ? __rdtsc() : 0;
+    block = translate(key, t->address);
+    if (options_.count) counters_.cycles_translating += __rdtsc() - start;
+    if (block == nullptr) return nullptr;
+    global = global && !block->crosses_page;
+  }
+  if (options_.chain) v_.mem.set_jump(linear, block->host_offset, global);
+  return block;
+}
+
+Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
+  const u32 in_page = page_size - (key.linear & page_mask);
+  const u8* bytes = v_.mem.ram().at(physical);
+  build_block(decoder_, key, {bytes, in_page}, in_page, options_.max_block, guest_);
+  PhysAddr second;
+  if (guest_.truncated && in_page - guest_.length < longest_insn && second_page(key.linear, second)) {
+    std::vector<u8> joined(bytes, bytes + in_page);
+    const u8* rest = v_.mem.ram().at(second);
+    joined.insert(joined.end(), rest, rest + longest_insn);
+    build_block(decoder_, key, joined, in_page, options_.max_block, guest_);
+  }
+  if (guest_.insns.empty()) return nullptr;
+  u64* counter = nullptr;
+  for (int attempt = 0;; ++attempt) {
+    if (options_.count) counter = cache_.new_counter();
+    translator_.translate(guest_, unaligned_, cache_.next_offset(), counter, translated_);
+    if (cache_.has_room(translated_.code.size())) break;
+    if (attempt != 0) return nullptr;  // larger than the whole cache
+    flush_cache();
+  }
+  v_.mem.watch_code(physical);
+  if (guest_.crosses_page) v_.mem.watch_code(second);
+  return &cache_.install(guest_, second.value, translated_, counter);
+}
+
+void BtEngine::flush_cache() {
+  v_.mem.clear_all_jumps();
+  cache_.flush();
+  writes_to_code_page_.clear();
+  if (unaligned_.size() > most_unaligned_sites) unaligned_.clear();
+  resume_ = 0;
+  link_exit_ = ~0u;
+}
+
+void BtEngine::code_written(PhysAddr address, u32 size) {
+  u64 at = address.value;
+  const u64 end = at + size;
+  while (at < end) {
+    const u64 page = at & ~u64{page_mask};
+    const u32 part = static_cast<u32>(std::min(end, page + page_size) - at);
+    bool empty = cache_.invalidate({at}, part);
+    // A page of code and hot data would cost a fault a write: drop its code now and then and let the writes go through.
+    if (!empty && ++writes_to_code_page_[page >> page_shift] > writes_before_giving_up) empty = cache_.invalidate({page}, page_size);
+    if (empty) {
+      stepper_.code_written({page}, page_size);
+      writes_to_code_page_.erase(page >> page_shift);
+      v_.mem.unwatch_code({page});
+    } else {
+      stepper_.code_written({at}, part);
+    }
+    at += part;
+  }
+}
+
+}  // namespace ring3

@@ -1,0 +1,35 @@
+#include "runtime/bt/emitted_state.h"
+
+#include "translator/contract.h"
+
+namespace ring3 {
+
+namespace {
+
+constexpr u32 host_fixed_flags = 0x202;
+
+// Present, writable, expand-up data of 4 GiB: only its base matters.
+bool whole_data(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFFu; }
+
+}  // namespace
+
+void export_state(CpuState& s, bool interrupt_waits) {
+  EmittedLink& l = s.link;
+  l.always_valid = reinterpret_cast<u64>(&l.always_valid);
+  l.host_flags = (s.eflags & flag::host) | host_fixed_flags;
+  l.if_flag = s.eflags & flag::if_;
+  l.system_flags = (s.eflags & ~(flag::host | flag::if_)) | flag::fixed1;
+  l.pending = interrupt_waits ? 0 : l.always_valid;
+  l.poll = l.if_flag != 0 ? l.pending : l.always_valid;
+  l.fpu_gate = s.fpu_live && (s.cr0 & (cr0::ts | cr0::em)) == 0 ? l.always_valid : 0;
+  for (unsigned i = 0; i < segment_count; ++i) {
+    l.segment_gate[i] = whole_data(s.seg[i]) ? reinterpret_cast<u64>(&s.seg[i].base) : 0;
+  }
+}
+
+void import_state(CpuState& s) {
+  const EmittedLink& l = s.link;
+  s.eflags = (l.system_flags & ~(flag::host | flag::if_)) | l.if_flag | (l.host_flags & flag::host);
+}
+
+}  // namespace ring3

@@ -1,0 +1,16 @@
+// Conversion between CpuState as the runtime sees it and the form that emitted code works on (CpuState::link).
+#pragma once
+
+#include "base/types.h"
+#include "guest/cpu_state.h"
+
+namespace ring3 {
+
+// Splits EFLAGS, opens or closes the segment gates and the FPU gate, and arms the poll if `attention` is wanted (an interrupt or event
+// waits). Interrupts that wait while IF is clear only arm `pending`.
+void export_state(CpuState& s, bool interrupt_waits);
+
+// Puts EFLAGS together again.
+void import_state(CpuState& s);
+
+}  // namespace ring3

@@ -1,0 +1,134 @@
+#include "runtime/bt/host_fault.h"
+
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <mutex>
+#include <string>
+
+#include "base/error.h"
+
+namespace ring3 {
+
+namespace {
+
+constexpr std::array<int, 4> fault_signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+constexpr std::size_t alternate_stack_size = 64 * 1024;
+
+// A signal handler gets no argument of ours: the thread's record is the one piece of state it can find.
+thread_local FaultGuard::Record* current = nullptr;
+
+struct OldHandlers {
+  std::array<struct sigaction, fault_signals.size()> action{};
+};
+OldHandlers& old_handlers() {
+  static OldHandlers handlers;
+  return handlers;
+}
+
+int timer_signal() { return SIGRTMIN; }
+
+void pass_on(int signal, siginfo_t* info, void* context) {
+  for (std::size_t i = 0; i < fault_signals.size(); ++i) {
+    if (fault_signals[i] != signal) continue;
+    const struct sigaction& old = old_handlers().action[i];
+    if ((old.sa_flags & SA_SIGINFO) != 0 && old.sa_sigaction != nullptr) {
+      old.sa_sigaction(signal, info, context);
+    } else if (old.sa_handler == SIG_DFL || old.sa_handler == SIG_IGN) {
+      // The instruction faults again without a handler, and the process dies of its own signal.
+      struct sigaction fallback {};
+      fallback.sa_handler = SIG_DFL;
+      sigaction(signal, &fallback, nullptr);
+    } else {
+      old.sa_handler(signal);
+    }
+  }
+}
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+  auto* uc = static_cast<ucontext_t*>(context);
+  const u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
+  FaultGuard::Record* r = current;
+  if (r == nullptr || pc < r->code_begin || pc >= r->code_end) {
+    pass_on(signal, info, context);
+    return;
+  }
+  const bool address_known = (signal == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)) || signal == SIGBUS;
+  r->fault = {pc, address_known ? reinterpret_cast<u64>(info->si_addr) : 0, signal, address_known};
+  uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
+}
+
+void on_timer(int) {
+  FaultGuard::Record* r = current;
+  if (r == nullptr) return;
+  r->event = 1;
+  // Same thread, so program order is enough: emitted code sees the zero at its next poll, STI copies it from `pending`.
+  *static_cast<volatile u64*>(&r->cpu->link.pending) = 0;
+  *static_cast<volatile u64*>(&r->cpu->link.poll) = 0;
+}
+
+void install_handlers() {
+  struct sigaction action {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+  sigemptyset(&action.sa_mask);
+  for (std::size_t i = 0; i < fault_signals.size(); ++i) sigaction(fault_signals[i], &action, &old_handlers().action[i]);
+  struct sigaction timer {};
+  timer.sa_handler = on_timer;
+  timer.sa_flags = SA_RESTART | SA_ONSTACK;
+  sigemptyset(&timer.sa_mask);
+  sigaction(timer_signal(), &timer, nullptr);
+}
+
+}  // namespace
+
+FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, u64 first_block, u64 exit_fault) {
+  static std::once_flag once;
+  std::call_once(once, install_handlers);
+  const u64 base = reinterpret_cast<u64>(region.code());
+  record_.cpu = &cpu;
+  record_.code_begin = base + first_block;
+  record_.code_end = base + region.size();
+  record_.exit_fault = exit_fault;
+
+  // Emitted code has no stack that a signal frame would fit on.
+  void* stack = mmap(nullptr, alternate_stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (stack == MAP_FAILED) throw UserError(std::string("cannot allocate a signal stack: ") + std::strerror(errno));
+  alternate_stack_ = stack;
+  stack_t alternate{};
+  alternate.ss_sp = stack;
+  alternate.ss_size = alternate_stack_size;
+  sigaltstack(&alternate, &old_stack_);
+
+  sigevent event{};
+  event.sigev_notify = SIGEV_THREAD_ID;
+  event.sigev_signo = timer_signal();
+  event._sigev_un._tid = static_cast<pid_t>(syscall(SYS_gettid));
+  if (timer_create(CLOCK_MONOTONIC, &event, &timer_) != 0) {
+    throw UserError(std::string("cannot create a timer: ") + std::strerror(errno) + "; raise the limit on pending signals (ulimit -i)");
+  }
+  previous_ = current;
+  current = &record_;
+}
+
+FaultGuard::~FaultGuard() {
+  timer_delete(timer_);
+  current = previous_;
+  sigaltstack(&old_stack_, nullptr);
+  munmap(alternate_stack_, alternate_stack_size);
+}
+
+void FaultGuard::arm(u64 at) {
+  itimerspec spec{};
+  spec.it_value.tv_sec = static_cast<time_t>(at / 1'000'000'000u);
+  spec.it_value.tv_nsec = static_cast<long>(at % 1'000'000'000u);
+  if (at == 0) spec.it_value.tv_nsec = 1;
+  timer_settime(timer_, TIMER_ABSTIME, &spec, nullptr);
+}
+
+}  // namespace ring3

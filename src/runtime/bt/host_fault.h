@@ -1,0 +1,54 @@
+// The only file that knows signals of emitted code. A fault in emitted code becomes a plain record and a jump to the exit stub; the timer
+// signal stops emitted code at its next poll. Handlers take no lock, allocate nothing, format nothing; faults elsewhere are passed on.
+#pragma once
+
+#include <csignal>
+#include <ctime>
+
+#include "base/types.h"
+#include "codecache/code_region.h"
+#include "guest/cpu_state.h"
+
+namespace ring3 {
+
+struct HostFault {
+  u64 pc = 0;
+  u64 address = 0;
+  int signal = 0;
+  bool address_known = false;  // false: a general-protection fault, the CPU does not say where (non-canonical address)
+};
+
+// While it lives, this thread's faults inside `region` behind offset `first_block` go to the exit stub at host address `exit_fault`.
+// One at a time per thread.
+class FaultGuard {
+ public:
+  FaultGuard(CpuState& cpu, const CodeRegion& region, u64 first_block, u64 exit_fault);
+  ~FaultGuard();
+  FaultGuard(const FaultGuard&) = delete;
+  FaultGuard& operator=(const FaultGuard&) = delete;
+
+  [[nodiscard]] const HostFault& last() const { return record_.fault; }
+  // The timer fired since `clear_event`.
+  [[nodiscard]] bool event() const { return record_.event != 0; }
+  void clear_event() { record_.event = 0; }
+  // Fires once at host monotonic time `at` (ns); in the past: at once.
+  void arm(u64 at);
+
+  struct Record {
+    CpuState* cpu = nullptr;
+    u64 code_begin = 0;
+    u64 code_end = 0;
+    u64 exit_fault = 0;
+    HostFault fault;
+    volatile std::sig_atomic_t event = 0;
+  };
+
+ private:
+  Record record_;
+  Record* previous_ = nullptr;
+  timer_t timer_ = nullptr;
+  void* alternate_stack_ = nullptr;
+  stack_t old_stack_{};
+};
+
+}  // namespace ring3
