@@ -56,6 +56,7 @@ BtEngine::~BtEngine() {
 
 void BtEngine::reset() {
   flush_cache();
+  stepper_.forget_all();
   mode_ = ~0u;
   resume_ = 0;
   link_exit_ = ~0u;
@@ -68,6 +69,7 @@ StopInfo BtEngine::run() {
   rearm();
   for (;;) {
     if (boundary() == Next::stop) break;
+    select_mode();
     if (resume_ == 0 && (!translatable() || v_.s.shadow != Shadow::none)) {
       if (step() == Next::stop) break;
       continue;
@@ -99,11 +101,12 @@ BtEngine::Next BtEngine::boundary() {
       rearm();
     }
     if (v_.bus.stop_requested()) {
+      drop_resume();
       stop_ = {StopReason::bus_request, ""};
       return Next::stop;
     }
     if (v_.bus.interrupt_requested() && (s.eflags & flag::if_) != 0 && s.shadow == Shadow::none) {
-      resume_ = 0;
+      drop_resume();
       if (stepper_.take_interrupt() == StepOutcome::stop) {
         stop_ = stepper_.stop_info();
         return Next::stop;
@@ -119,14 +122,27 @@ BtEngine::Next BtEngine::boundary() {
   }
 }
 
+void BtEngine::select_mode() {
+  const u32 bits = compute_mode_bits(v_.s);
+  if (bits == mode_) return;
+  mode_ = bits;
+  v_.s.link.context = v_.mem.select_context(bits);
+}
+
 bool BtEngine::translatable() const {
   constexpr u32 needed = mode::code32 | mode::cs_flat | mode::protected_mode;
-  const u32 bits = compute_mode_bits(v_.s);
-  return (bits & needed) == needed && (bits & (mode::v8086 | mode::trap)) == 0;
+  return (mode_ & needed) == needed && (mode_ & (mode::v8086 | mode::trap)) == 0;
+}
+
+void BtEngine::drop_resume() {
+  if (resume_ == 0) return;
+  const CodeCache::Site site = cache_.find_host(resume_);
+  if (site.block != nullptr) counters_.skipped_instructions += site.block->insn_count() - site.point;
+  resume_ = 0;
 }
 
 BtEngine::Next BtEngine::step() {
-  resume_ = 0;
+  drop_resume();
   link_exit_ = ~0u;
   if (stepper_.step() == StepOutcome::stop) {
     stop_ = stepper_.stop_info();
@@ -144,11 +160,6 @@ void BtEngine::rearm() {
 
 void BtEngine::prepare() {
   CpuState& s = v_.s;
-  const u32 bits = compute_mode_bits(s);
-  if (bits != mode_) {
-    mode_ = bits;
-    s.link.context = v_.mem.select_context(bits);
-  }
   if (s.fpu_live && (fpu_credit_-- == 0 || (s.cr0 & (cr0::ts | cr0::em)) != 0)) s.fpu_live = false;
   export_state(s, v_.bus.interrupt_requested());
 }

@@ -53,11 +53,13 @@ class BtEngine final : public Engine, private CodeWatcher {
   enum class Next : u8 { go_on, stop };
 
   void code_written(PhysAddr address, u32 size) override;
-  void page_unmapped(u32) override {}
-  void all_unmapped(bool) override {}
+  // Jump-table slots are emptied by Memory; links inside a page stay right.
+  void page_unmapped(u32 page) override { stepper_.page_unmapped(page); }
+  void all_unmapped(bool) override { stepper_.all_unmapped(); }
 
   // --- run loop ---
-  Next boundary();  // events and interrupts at an instruction boundary; state is imported
+  Next boundary();     // events and interrupts at an instruction boundary; state is imported
+  void select_mode();  // mode_ and the context for the current state
   [[nodiscard]] bool translatable() const;
   Next step();           // one instruction in the interpreter
   Next enter(u64 host);  // runs emitted code from `host`, handles its exit
@@ -66,6 +68,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare();                                          // export
   void rearm();
+  void drop_resume();  // gives up going on inside a block
   void load_fpu();
 
   // --- translation ---

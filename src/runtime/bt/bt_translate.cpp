@@ -6,7 +6,6 @@
 
 #include "runtime/bt/bt_engine.h"
 #include "runtime/memory/ram.h"
-#include "runtime/system/mode_bits.h"
 
 namespace ring3 {
 
@@ -33,7 +32,7 @@ Block* BtEngine::find_or_translate() {
   Fault fault;
   const auto t = v_.mem.translate_fetch(linear, user, fault);
   if (!t || !t->ram) return nullptr;  // the interpreter raises the fault, or runs code from MMIO
-  const BlockKey key{t->address.value, linear, compute_mode_bits(v_.s), 0, 0xFFFFFFFFu};
+  const BlockKey key{t->address.value, linear, mode_, 0, 0xFFFFFFFFu};
   Block* block = cache_.find(key);
   bool global = t->global;
   if (block != nullptr && block->crosses_page) {

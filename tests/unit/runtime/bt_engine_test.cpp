@@ -1,0 +1,150 @@
+// The translating engine on small flat programs, against results computed by hand.
+#include "runtime/bt/bt_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <initializer_list>
+#include <new>
+
+#include "runtime/interp/native_stubs.h"
+#include "runtime/memory/ram.h"
+#include "runtime/system/cpu_model.h"
+#include "translator/contract.h"
+
+namespace ring3 {
+namespace {
+
+class StopBus : public Bus {
+ public:
+  u32 io_read(u16, unsigned) override { return 0xFFFFFFFF; }
+  void io_write(u16 port, unsigned, u32) override {
+    if (port == 0xF4) stop = true;
+  }
+  u64 mmio_read(PhysAddr, unsigned) override { return ~u64{0}; }
+  void mmio_write(PhysAddr, unsigned, u64) override {}
+  [[nodiscard]] bool interrupt_requested() const override { return false; }
+  u8 acknowledge_interrupt() override { return 0; }
+  void service() override {}
+  [[nodiscard]] std::optional<Nanoseconds> next_deadline() const override { return {}; }
+  void wait_for_event() override {}
+  [[nodiscard]] bool stop_requested() const override { return stop; }
+  void set_ferr(bool) override {}
+  bool stop = false;
+};
+
+class BtEngineTest : public testing::Test {
+ protected:
+  static constexpr u32 code_at = 0x1000;
+
+  BtEngineTest()
+      : region_(4 << 20),
+        cpu_(*new (region_.state_area()) CpuState),
+        ram_(16 << 20),
+        memory_(cpu_, ram_, bus_),
+        model_(CpuModel::make_default()),
+        vcpu_(cpu_, memory_, bus_, model_) {
+    vcpu_.native = &native_;
+    cpu_.cr0 = cr0::pe | cr0::et;
+    cpu_.cr4 = cr4::osfxsr;
+    for (auto& seg : cpu_.seg) seg = {0x10, 0xC093, 0, 0xFFFFFFFF};
+    cpu_.segment(Seg::cs) = {0x08, 0xC09B, 0, 0xFFFFFFFF};
+    cpu_.gpr[esp] = 0x8000;
+    cpu_.eip = code_at;
+  }
+  ~BtEngineTest() override { engine_.reset(); }
+
+  void put(u32 at, std::initializer_list<int> bytes) {
+    for (int b : bytes) *ram_.at({at++}) = static_cast<u8>(b);
+  }
+  StopInfo run(BtOptions options = {}) {
+    options.count = true;
+    engine_ = std::make_unique<BtEngine>(vcpu_, region_, options);
+    return engine_->run();
+  }
+
+  StopBus bus_;
+  CodeRegion region_;
+  CpuState& cpu_;
+  GuestRam ram_;
+  Memory memory_;
+  CpuModel model_;
+  Vcpu vcpu_;
+  NativeStubs native_;
+  std::unique_ptr<BtEngine> engine_;
+};
+
+TEST_F(BtEngineTest, LoopRunsEmittedAndLinked) {
+  put(code_at, {0xB9, 0xE8, 0x03, 0, 0,  // mov ecx, 1000
+                0x31, 0xC0,              // xor eax, eax
+                0x01, 0xC8,              // add eax, ecx
+                0x49,                    // dec ecx
+                0x75, 0xFB,              // jnz -5
+                0xE6, 0xF4});            // out 0xf4, al
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  EXPECT_EQ(cpu_.gpr[eax], 500500u);
+  EXPECT_EQ(cpu_.gpr[ecx], 0u);
+  EXPECT_EQ(cpu_.eip, code_at + 14);
+  EXPECT_EQ(engine_->emitted_instructions(), 2u + 3 * 1000);
+  EXPECT_LT(engine_->counters().exits_link, 10u);
+}
+
+TEST_F(BtEngineTest, MemoryStackAndCalls) {
+  put(code_at, {0xBC, 0x00, 0x80, 0,    0,        // mov esp, 0x8000
+                0xE8, 0x0B, 0,    0,    0,        // call +11 -> 0x1015
+                0xA3, 0x00, 0x90, 0,    0,        // mov [0x9000], eax
+                0xE6, 0xF4,                       // out
+                0x90, 0x90, 0x90, 0x90,           //
+                0x68, 0x78, 0x56, 0x34, 0x12,     // push 0x12345678
+                0x8B, 0x04, 0x24,                 // mov eax, [esp]
+                0x8F, 0x44, 0x24, 0xFC,           // pop [esp-4]
+                0x86, 0x25, 0x01, 0x90, 0,    0,  // xchg [0x9001], ah
+                0xC3});
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  u32 stored = 0;
+  memory_.read_physical({0x9000}, &stored, 4);
+  EXPECT_EQ(cpu_.gpr[esp], 0x8000u);
+  EXPECT_EQ(stored, 0x12340078u);  // AH was exchanged with the zero byte at 9001h, then EAX stored over it
+  u32 below = 0;
+  memory_.read_physical({0x7FF8}, &below, 4);
+  EXPECT_EQ(below, 0x12345678u);  // POP [esp-4] addresses with the incremented ESP
+}
+
+TEST_F(BtEngineTest, FlagsAndStringsAndFpu) {
+  put(code_at, {0xBE, 0x00, 0x20, 0,    0,           // mov esi, 0x2000
+                0xBF, 0xF9, 0x2F, 0,    0,           // mov edi, 0x2ff9: crosses a page
+                0xB9, 0x20, 0,    0,    0,           // mov ecx, 32
+                0xF9,                                // stc
+                0xF3, 0xA4,                          // rep movsb
+                0x9C,                                // pushf
+                0xD9, 0xE8,                          // fld1
+                0xD8, 0xC0,                          // fadd st0, st0
+                0xDB, 0x1D, 0x00, 0x90, 0,    0,     // fistp dword [0x9000]
+                0x0F, 0x28, 0x05, 0x10, 0x20, 0, 0,  // movaps xmm0, [0x2010]
+                0x0F, 0x11, 0x05, 0x01, 0x91, 0, 0,  // movups [0x9101], xmm0
+                0xE6, 0xF4});
+  for (u32 i = 0; i < 32; ++i) *ram_.at({0x2000 + i}) = static_cast<u8>(i + 1);
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  for (u32 i = 0; i < 32; ++i) EXPECT_EQ(*ram_.at({0x2FF9 + i}), i + 1);
+  EXPECT_EQ(cpu_.gpr[ecx], 0u);
+  EXPECT_EQ(cpu_.gpr[esi], 0x2020u);
+  EXPECT_EQ(cpu_.gpr[edi], 0x3019u);
+  u32 pushed = 0;
+  memory_.read_physical({0x7FFC}, &pushed, 4);
+  EXPECT_EQ(pushed, 0x3u);
+  u32 two = 0;
+  memory_.read_physical({0x9000}, &two, 4);
+  EXPECT_EQ(two, 2u);
+  EXPECT_EQ(*ram_.at({0x9101}), 17);
+  EXPECT_EQ(*ram_.at({0x9110}), 32);
+}
+
+TEST_F(BtEngineTest, SelfModifyingNextInstruction) {
+  put(code_at, {0xC6, 0x05, 0x08, 0x10, 0, 0, 0x2A,  // mov byte [0x1008], 42: the immediate of the next instruction
+                0xB8, 0x00, 0, 0, 0,                 // mov eax, 0
+                0xE6, 0xF4});
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  EXPECT_EQ(cpu_.gpr[eax], 42u);
+}
+
+}  // namespace
+}  // namespace ring3
