@@ -188,6 +188,74 @@ TEST_F(MemoryFlush, MoreModesThanContexts) {
   EXPECT_EQ(memory.select_context(kernel_mode), kernel);
 }
 
+TEST_F(MemoryFlush, AContextThatChangesItsPrivilegeServesNoAccessOfTheOldOne) {
+  enable_paging(false);
+  map(0x400000, 0x300000, W);  // supervisor only
+  memory.select_context(kernel_mode);
+  must_read(0x400000);
+  // More user modes than contexts: the supervisor's context is among those that are reused.
+  std::vector<u64> users;
+  for (u32 i = 0; i < Memory::max_contexts; ++i) users.push_back(memory.select_context(user_mode | i << 16));
+  must_read(0x400000);  // an implicit supervisor access
+  const u64 last = users.back();
+  EXPECT_EQ(read_slot(last, 0x400000), 0u);
+  for (u32 i = 1; i < Memory::max_contexts; ++i) EXPECT_EQ(read_slot(memory.select_context(user_mode | i << 16), 0x400000), 0u);
+  u64 out;
+  EXPECT_FALSE(read(0x400000, out, 4, true));
+}
+
+TEST_F(MemoryFlush, AnImplicitSupervisorAccessDoesNotChangeTheCurrentContext) {
+  const u64 user = memory.select_context(user_mode);
+  must_read(0x400000, 4, false);
+  memory.set_jump(0x400000, 9, true);
+  EXPECT_EQ(jump_slot(user, 0x400000), 9u);
+}
+
+TEST_F(MemoryFlush, PagesFilledAheadAreFlushedAsWhatTheyAre) {
+  for (bool pae_format : {false, true}) {
+    for (bool pge : {false, true}) {
+      enable_paging(pae_format);
+      if (!pge) cpu.cr4 &= ~cr4::pge;
+      memory.flush_all();
+      map(0x400000, 0x300000, W | A);
+      map(0x401000, 0x301000, W | A | G);
+      map(0x402000, 0x302000, W | A);
+      const u64 context = memory.select_context(kernel_mode);
+      must_read(0x400000);
+      EXPECT_NE(read_slot(context, 0x401000), 0u);
+      memory.flush_non_global();
+      EXPECT_EQ(read_slot(context, 0x400000), 0u);
+      EXPECT_EQ(read_slot(context, 0x401000) != 0, pge);
+      EXPECT_EQ(read_slot(context, 0x402000), 0u);
+    }
+  }
+}
+
+// The guest changed an entry and did not flush: either mapping may be used, but reads and writes must agree on one.
+TEST_F(MemoryFlush, StaleEntriesNeverSplitReadsFromWrites) {
+  enable_paging(false);
+  const u64 context = memory.select_context(kernel_mode);
+  map(0x400000, 0x300000, W);
+  map(0x401000, 0x301000, W | A);
+  must_read(0x400000);
+  ASSERT_NE(read_slot(context, 0x401000), 0u);
+  map(0x400000, 0x310000, W);
+  map(0x401000, 0x311000, W | A | D);
+  ASSERT_TRUE(write(0x400000, 0x1234));
+  EXPECT_EQ(must_read(0x400000), 0x1234u);
+  const u64 neighbour = write_slot(context, 0x401000);
+  EXPECT_TRUE(neighbour == 0 || neighbour == read_slot(context, 0x401000));
+  ASSERT_TRUE(write(0x401000, 0x5678));
+  EXPECT_EQ(must_read(0x401000), 0x5678u);
+  // Downgraded while the write entry lives: a code page among the aliases must still find every write entry.
+  map(0x401000, 0x312000, W | A | D);
+  must_read(0x402000 - 4);
+  memory.watch_code({0x301000});
+  memory.watch_code({0x311000});
+  memory.watch_code({0x312000});
+  EXPECT_EQ(write_slot(context, 0x401000), 0u);
+}
+
 TEST_F(MemoryFlush, JumpSlotsGoWithTheirPage) {
   const u64 kernel = memory.select_context(kernel_mode);
   memory.set_jump(0x401000, 10, true);
