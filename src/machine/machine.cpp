@@ -20,8 +20,9 @@ u64 checked_ram_size(u64 bytes) {
   return bytes;
 }
 
-std::unique_ptr<Engine> make_engine(EngineKind kind, Vcpu& vcpu) {
-  switch (kind) {
+std::unique_ptr<Engine> make_engine(const MachineConfig& config, Vcpu& vcpu, CodeRegion& region) {
+  switch (config.engine) {
+    case EngineKind::bt: return std::make_unique<BtEngine>(vcpu, region, config.bt);
     case EngineKind::interp: return std::make_unique<InterpEngine>(vcpu);
   }
   throw InternalError("unknown engine");
@@ -52,12 +53,13 @@ RunResult result_of(const StopInfo& stop, const StopRequest& request) {
 Machine::Machine(const MachineConfig& config, TraceLog& trace)
     : config_(config),
       ram_(checked_ram_size(config.ram_bytes)),
-      cpu_(std::make_unique<CpuState>()),
+      region_(config.cache_bytes),
+      cpu_(*new (region_.state_area()) CpuState),
       board_(config.board, ram_, trace),
-      memory_(*cpu_, ram_, board_),
+      memory_(cpu_, ram_, board_),
       model_(CpuModel::make_default()),
-      vcpu_(*cpu_, memory_, board_, model_),
-      engine_(make_engine(config.engine, vcpu_)) {
+      vcpu_(cpu_, memory_, board_, model_),
+      engine_(make_engine(config, vcpu_, region_)) {
   vcpu_.native = &native_;
   board_.attach(memory_);
   power_on();
@@ -65,7 +67,7 @@ Machine::Machine(const MachineConfig& config, TraceLog& trace)
 
 void Machine::power_on() {
   board_.power_on();
-  enter_protected_mode(ram_, *cpu_, load_guest(ram_, config_.boot));
+  enter_protected_mode(ram_, cpu_, load_guest(ram_, config_.boot));
   memory_.flush_all();
   engine_->reset();
 }

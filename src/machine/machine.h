@@ -2,9 +2,11 @@
 #pragma once
 
 #include "base/log.h"
+#include "codecache/code_region.h"
 #include "guest/cpu_state.h"
 #include "machine/board.h"
 #include "machine/loaders/loader.h"
+#include "runtime/bt/bt_engine.h"
 #include "runtime/engine.h"
 #include "runtime/interp/native_stubs.h"
 #include "runtime/memory/memory.h"
@@ -18,13 +20,15 @@
 
 namespace ring3 {
 
-enum class EngineKind : u8 { interp };
+enum class EngineKind : u8 { bt, interp };
 
 struct MachineConfig {
   BootOptions boot;
   u64 ram_bytes = u64{256} << 20;
   bool reboot = true;  // a reset or triple fault starts the guest again instead of ending the run
-  EngineKind engine = EngineKind::interp;
+  EngineKind engine = EngineKind::bt;
+  u64 cache_bytes = u64{32} << 20;  // of translated code
+  BtOptions bt;
   BoardConfig board;
 };
 
@@ -56,7 +60,7 @@ class Machine {
   [[nodiscard]] RunResult run(const std::function<void(const RunResult& why)>& on_reboot);
 
   [[nodiscard]] Board& board() { return board_; }
-  [[nodiscard]] const CpuState& cpu() const { return *cpu_; }
+  [[nodiscard]] const CpuState& cpu() const { return cpu_; }
   [[nodiscard]] const Memory& memory() const { return memory_; }
   [[nodiscard]] const GuestRam& ram() const { return ram_; }
   [[nodiscard]] EngineStats stats() const { return engine_->stats(); }
@@ -66,7 +70,8 @@ class Machine {
 
   MachineConfig config_;
   GuestRam ram_;
-  std::unique_ptr<CpuState> cpu_;
+  CodeRegion region_;
+  CpuState& cpu_;  // lies in front of the code cache
   Board board_;
   Memory memory_;
   CpuModel model_;

@@ -45,7 +45,6 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
       stepper_(vcpu),
       return_region_(make_return_region()) {
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
-  v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
   v_.mem.set_watcher(this);
 }
 
@@ -65,8 +64,19 @@ void BtEngine::reset() {
 
 StopInfo BtEngine::run() {
   guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs().end, cache_.base() + cache_.stubs().exit_fault);
+  v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
+  const u64 start_cycles = __rdtsc();
+  const u64 start_ns = now();
   v_.bus.service();
   rearm();
+  StopInfo stop = loop();
+  run_cycles_ += __rdtsc() - start_cycles;
+  run_ns_ += now() - start_ns;
+  guard_.reset();
+  return stop;
+}
+
+StopInfo BtEngine::loop() {
   for (;;) {
     if (boundary() == Next::stop) break;
     select_mode();
@@ -88,7 +98,6 @@ StopInfo BtEngine::run() {
     }
     if (enter(host) == Next::stop) break;
   }
-  guard_.reset();
   return stop_;
 }
 

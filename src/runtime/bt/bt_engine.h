@@ -31,7 +31,6 @@ struct BtCounters {
   u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
   u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
   u64 cycles_translating = 0;
-  u64 cycles_runtime = 0;
 };
 
 class BtEngine final : public Engine, private CodeWatcher {
@@ -42,6 +41,7 @@ class BtEngine final : public Engine, private CodeWatcher {
 
   StopInfo run() override;
   void reset() override;
+  [[nodiscard]] EngineStats stats() const override;
 
   [[nodiscard]] const CodeCache& cache() const { return cache_; }
   [[nodiscard]] const BtCounters& counters() const { return counters_; }
@@ -58,6 +58,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   void all_unmapped(bool) override { stepper_.all_unmapped(); }
 
   // --- run loop ---
+  StopInfo loop();
+  [[nodiscard]] u64 cycles_to_ns(u64 cycles) const;
   Next boundary();     // events and interrupts at an instruction boundary; state is imported
   void select_mode();  // mode_ and the context for the current state
   [[nodiscard]] bool translatable() const;
@@ -92,6 +94,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   StopInfo stop_;
   u32 mode_ = ~0u;
   u64 armed_ = 0;
+  u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
+  u64 run_ns_ = 0;
   u64 return_region_ = 0;
   u32 fpu_credit_ = 0;
   u32 link_exit_ = ~0u;  // direct exit to link once its target is known

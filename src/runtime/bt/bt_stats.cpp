@@ -1,0 +1,42 @@
+#include "runtime/bt/bt_engine.h"
+
+namespace ring3 {
+
+EngineStats BtEngine::stats() const {
+  EngineStats out;
+  const CacheCounters& c = cache_.counters();
+  out.emitted = options_.count ? emitted_instructions() : 0;
+  out.interpreted_by_row = stepper_.executed();
+  out.blocks = c.installed;
+  out.guest_instructions = c.guest_insns;
+  out.guest_bytes = c.guest_bytes;
+  out.host_bytes = c.host_bytes;
+  out.cache_used = cache_.next_offset();
+  out.cache_size = region_.size();
+  out.cache_flushes = c.flushes;
+  out.blocks_invalidated = c.invalidated;
+  out.chained_jumps = c.linked;
+  out.indirect_lookups = counters_.exits_lookup;
+  out.exits = {{"look-up", counters_.exits_lookup},
+               {"link", counters_.exits_link},
+               {"interpret one instruction", counters_.exits_interpret},
+               {"host fault", counters_.exits_fault - counters_.polls - counters_.fpu_loads},
+               {"poll", counters_.polls},
+               {"FPU load", counters_.fpu_loads},
+               {"sites found misaligned", counters_.unaligned_sites}};
+  out.delivered = stepper_.delivered();
+  out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);
+  out.time_translating = cycles_to_ns(counters_.cycles_translating);
+  const u64 all = run_ns_;
+  const u64 known = out.time_in_cache + out.time_translating;
+  out.time_in_runtime = all > known ? all - known : 0;
+  return out;
+}
+
+u64 BtEngine::cycles_to_ns(u64 cycles) const {
+  // The run itself is the yardstick: host TSC and host clock were both read at its start and end.
+  return run_cycles_ == 0 ? 0
+                          : static_cast<u64>(static_cast<double>(cycles) * static_cast<double>(run_ns_) / static_cast<double>(run_cycles_));
+}
+
+}  // namespace ring3
