@@ -1,0 +1,125 @@
+#include "cli/options.h"
+
+#include "base/duration.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/size.h"
+#include "cli/exit_code.h"
+
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <iostream>
+#include <vector>
+
+namespace ring3 {
+namespace {
+
+constexpr const char* version = "ring3 " RING3_VERSION;
+
+// Texts as they stand on the command line, before they are understood.
+struct Texts {
+  std::string memory = "256M";
+  std::string timeout;
+  std::string debug_exit;
+  std::string engine;
+  std::vector<std::string> modules;
+  bool no_reboot = false;
+};
+
+std::string exit_statuses() {
+  using namespace exit_code;
+  return fmt::format(
+      "Exit status:\n"
+      "  {:<4} the guest switched the machine off\n"
+      "  odd  the guest wrote v to the --debug-exit port: (v << 1) | 1, of which the system keeps 8 bits\n"
+      "  {:<4} wrong usage or unusable input\n"
+      "  {:<4} reset, with --no-reboot\n"
+      "  {:<4} triple fault, with --no-reboot\n"
+      "  {:<4} halted for good: HLT with interrupts off\n"
+      "  {:<4} the guest needs something that ring3 does not have\n"
+      "  {:<4} internal error\n"
+      "  {:<4} quit by Ctrl-A x\n"
+      "  {:<4} --check found a difference\n"
+      "  {:<4} --timeout passed\n"
+      "A run that a signal ends, ends by that signal.\n\n"
+      "On a terminal: Ctrl-A x quits, Ctrl-A h helps, Ctrl-A Ctrl-A sends Ctrl-A.",
+      power_off, usage, reset, triple_fault, halted, missing_feature, internal_error, quit_key, lockstep_difference, timeout);
+}
+
+u16 parse_port(const std::string& text) {
+  const bool hex = text.starts_with("0x") || text.starts_with("0X");
+  const char* begin = text.data() + (hex ? 2 : 0);
+  const char* end = text.data() + text.size();
+  u16 port = 0;
+  const auto [stop, error] = std::from_chars(begin, end, port, hex ? 16 : 10);
+  if (error != std::errc{} || stop != end || port > 0xFFFC)
+    throw UserError(fmt::format("--debug-exit {}: not a port; write a number up to 0xfffc, like 0x501", in_quotes(text)));
+  return port;
+}
+
+EngineKind parse_engine(const std::string& text) {
+  if (text.empty() || text == "interp") return EngineKind::interp;
+  throw UserError(fmt::format("--engine {}: no such engine; choose interp", in_quotes(text)));
+}
+
+void define(CLI::App& run, Options& options, Texts& texts) {
+  BootOptions& boot = options.machine.boot;
+  // The last of several values counts, so that a script can put the user's options behind its own.
+  const auto option = [&run](const char* name, auto& value, const char* help) { return run.add_option(name, value, help)->take_last(); };
+  option("--kernel", boot.kernel, "Linux bzImage or Multiboot 1 kernel, 32-bit x86")->required()->type_name("FILE");
+  option("--initrd", boot.initrd, "initial RAM disk of a Linux kernel")->type_name("FILE");
+  run.add_option("--module", texts.modules, "Multiboot module, again for more; arguments may follow the name after a space")
+      ->type_name("FILE")
+      ->expected(1)
+      ->take_all();
+  option("--append", boot.append, "kernel command line")->type_name("STRING");
+  option("--memory", texts.memory, "guest memory, 2M to 3G (256M)")->type_name("SIZE");
+  option("--timeout", texts.timeout, "end the run after this time, like 60s or 2m")->type_name("TIME");
+  run.add_flag("--no-reboot", texts.no_reboot, "end the run at a reset or triple fault instead of starting the guest again");
+  option("--debug-exit", texts.debug_exit, "isa-debug-exit at this port and the three after it")->type_name("PORT");
+  option("--engine", texts.engine, "interp")->type_name("NAME");
+  run.add_flag("--stats", options.stats, "print figures about the run to stderr at its end");
+  option("--trace", options.trace, "write traces: all, or some of io,mmio,irq")->type_name("LIST");
+  option("--trace-file", options.trace_file, "where traces go (stderr)")->type_name("FILE");
+  run.footer(exit_statuses());
+}
+
+void understand(const Texts& texts, Options& options) {
+  MachineConfig& machine = options.machine;
+  machine.ram_bytes = parse_size(texts.memory, "--memory");
+  machine.reboot = !texts.no_reboot;
+  machine.engine = parse_engine(texts.engine);
+  if (!texts.timeout.empty()) machine.board.timeout = parse_duration(texts.timeout, "--timeout");
+  if (!texts.debug_exit.empty()) machine.board.debug_exit = parse_port(texts.debug_exit);
+  for (const std::string& text : texts.modules) machine.boot.modules.push_back({text.substr(0, text.find(' ')), text});
+  if (!options.trace_file.empty() && options.trace.empty())
+    throw UserError(fmt::format("--trace-file {}: nothing is traced; say what with --trace", in_quotes(options.trace_file)));
+}
+
+}  // namespace
+
+std::optional<Options> parse_command_line(int argc, char** argv) {
+  Options options;
+  Texts texts;
+  CLI::App app{"ring3 runs unmodified 32-bit x86 kernels in a user process, by dynamic binary translation.", "ring3"};
+  app.set_version_flag("--version", version);
+  app.require_subcommand(1);
+  CLI::App& run = *app.add_subcommand("run", "Run a guest; its serial port is this terminal (stdin and stdout).");
+  define(run, options, texts);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help_or_version) {
+    app.exit(help_or_version);
+    return std::nullopt;
+  } catch (const CLI::ParseError& wrong) {
+    std::string what = wrong.what();
+    std::replace(what.begin(), what.end(), '\n', ' ');
+    throw UserError(what + "; see 'ring3 run --help'");
+  }
+  understand(texts, options);
+  return options;
+}
+
+}  // namespace ring3
