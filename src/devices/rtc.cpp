@@ -128,7 +128,7 @@ void Rtc::take_time() {
   const i64 days = days_from_civil(date);
   s_.seconds =
       days * 86400 + decode_hour(s_.cmos[hours_reg]) * 3600 + decode(s_.cmos[minutes_reg]) % 60 * 60 + decode(s_.cmos[seconds_reg]) % 60;
-  s_.weekday_shift = static_cast<u8>((decode(s_.cmos[weekday_reg]) + 13 - weekday_from_days(days)) % 7);
+  s_.weekday_shift = static_cast<u8>((decode(s_.cmos[weekday_reg]) + 14 - weekday_from_days(days)) % 7);
 }
 
 // Alarm bytes with both upper bits set match everything (data sheet, "Alarm").
