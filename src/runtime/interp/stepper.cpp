@@ -116,7 +116,6 @@ unsigned Stepper::fetch_and_decode(u32 linear, bool user, bool code32, unsigned 
 StepOutcome Stepper::run(const Insn& insn, Handler handler) {
   CpuState& s = v_.s;
   const u32 flags_before = s.eflags;
-  const Shadow shadow_before = s.shadow;
   s.shadow = Shadow::none;
   last_row_ = insn.row;
   const Flow flow = handler(v_, insn);
@@ -128,7 +127,7 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler) {
       break;
     }
     case Flow::jumped: break;
-    case Flow::again: s.shadow = shadow_before; return StepOutcome::ok;
+    case Flow::again: return StepOutcome::ok;  // the shadow does not outlast the first iterations
     case Flow::fault: ++executed_[static_cast<unsigned>(insn.row)]; return deliver();
     case Flow::missing: return stop_missing(insn);
   }
