@@ -23,10 +23,17 @@ struct Texts {
   std::string memory = "256M";
   std::string timeout;
   std::string debug_exit;
-  std::string engine;
+  std::string engine = "bt";
+  std::string check;
+  std::string cache_size;
+  std::string max_block;
   std::vector<std::string> modules;
   bool no_reboot = false;
+  bool no_chain = false;
 };
+
+constexpr u64 smallest_cache = u64{256} << 10;
+constexpr u64 largest_cache = u64{1} << 30;
 
 std::string exit_statuses() {
   using namespace exit_code;
@@ -59,9 +66,48 @@ u16 parse_port(const std::string& text) {
   return port;
 }
 
-EngineKind parse_engine(const std::string& text) {
-  if (text.empty() || text == "interp") return EngineKind::interp;
-  throw UserError(fmt::format("--engine {}: no such engine; choose interp", in_quotes(text)));
+u32 parse_max_block(const std::string& text) {
+  constexpr u32 largest = BtOptions{}.max_block;
+  u32 number = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || stop != text.data() + text.size() || number < 1 || number > largest)
+    throw UserError(fmt::format("--max-block {}: not a number of instructions from 1 to {}", in_quotes(text), largest));
+  return number;
+}
+
+u64 parse_cache_size(const std::string& text) {
+  const u64 bytes = parse_size(text, "--cache-size");
+  if (bytes < smallest_cache || bytes > largest_cache)
+    throw UserError(fmt::format("--cache-size {}: must lie between {} and {}", in_quotes(text), format_size(smallest_cache),
+                                format_size(largest_cache)));
+  return bytes;
+}
+
+// The options that mean something to one engine only.
+void understand_engine(const Texts& texts, Options& options) {
+  MachineConfig& machine = options.machine;
+  if (texts.engine == "interp") {
+    machine.engine = EngineKind::interp;
+  } else if (texts.engine != "bt") {
+    throw UserError(fmt::format("--engine {}: no such engine; choose bt or interp", in_quotes(texts.engine)));
+  }
+  if (!texts.check.empty() && texts.check != "lockstep")
+    throw UserError(fmt::format("--check {}: no such check; choose lockstep", in_quotes(texts.check)));
+  if (machine.engine == EngineKind::interp) {
+    const std::pair<const char*, bool> translating[] = {{"--check", !texts.check.empty()},
+                                                        {"--cache-size", !texts.cache_size.empty()},
+                                                        {"--max-block", !texts.max_block.empty()},
+                                                        {"--no-chain", texts.no_chain},
+                                                        {"--dump-cache", !options.dump_cache.empty()}};
+    for (const auto& [name, given] : translating) {
+      if (given) throw UserError(fmt::format("{}: has no meaning with --engine interp; leave one of them out", name));
+    }
+  }
+  machine.bt.lockstep = !texts.check.empty();
+  machine.bt.chain = !texts.no_chain;
+  machine.bt.count = options.stats || !options.dump_cache.empty();
+  if (!texts.cache_size.empty()) machine.cache_bytes = parse_cache_size(texts.cache_size);
+  if (!texts.max_block.empty()) machine.bt.max_block = parse_max_block(texts.max_block);
 }
 
 void define(CLI::App& run, Options& options, Texts& texts) {
@@ -79,10 +125,16 @@ void define(CLI::App& run, Options& options, Texts& texts) {
   option("--timeout", texts.timeout, "end the run after this time, like 60s or 2m")->type_name("TIME");
   run.add_flag("--no-reboot", texts.no_reboot, "end the run at a reset or triple fault instead of starting the guest again");
   option("--debug-exit", texts.debug_exit, "isa-debug-exit at this port and the three after it")->type_name("PORT");
-  option("--engine", texts.engine, "interp")->type_name("NAME");
+  option("--engine", texts.engine, "bt (translates; the default) or interp (interprets)")->type_name("NAME");
+  option("--check", texts.check, "lockstep: run every block in both engines and stop at the first difference")->type_name("NAME");
+  option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
+  option("--max-block", texts.max_block, "translate at most this many guest instructions at a time")->type_name("N");
+  run.add_flag("--no-chain", texts.no_chain, "return to the runtime after every block");
   run.add_flag("--stats", options.stats, "print figures about the run to stderr at its end");
   option("--trace", options.trace, "write traces: all, or some of io,mmio,irq")->type_name("LIST");
   option("--trace-file", options.trace_file, "where traces go (stderr)")->type_name("FILE");
+  option("--dump-cache", options.dump_cache, "write every translated block, guest and host code side by side, at the end")
+      ->type_name("FILE");
   run.footer(exit_statuses());
 }
 
@@ -90,7 +142,7 @@ void understand(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
   machine.ram_bytes = parse_size(texts.memory, "--memory");
   machine.reboot = !texts.no_reboot;
-  machine.engine = parse_engine(texts.engine);
+  understand_engine(texts, options);
   if (!texts.timeout.empty()) machine.board.timeout = parse_duration(texts.timeout, "--timeout");
   if (!texts.debug_exit.empty()) machine.board.debug_exit = parse_port(texts.debug_exit);
   for (const std::string& text : texts.modules) machine.boot.modules.push_back({text.substr(0, text.find(' ')), text});

@@ -13,6 +13,7 @@ struct Options {
   std::string trace;       // names, empty: none
   std::string trace_file;  // empty: stderr
   bool stats = false;
+  std::string dump_cache;  // empty: no dump
 };
 
 // Empty: help or version was printed, exit with 0. Throws UserError for everything that is wrong.

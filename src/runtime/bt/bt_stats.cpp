@@ -25,6 +25,7 @@ EngineStats BtEngine::stats() const {
                {"FPU load", counters_.fpu_loads},
                {"sites found misaligned", counters_.unaligned_sites}};
   out.delivered = stepper_.delivered();
+  out.last_exceptions = stepper_.exceptions().last();
   out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);
   out.time_translating = cycles_to_ns(counters_.cycles_translating);
   const u64 all = run_ns_;

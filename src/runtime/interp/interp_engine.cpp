@@ -74,6 +74,14 @@ void InterpEngine::service_when_due() {
 
 void InterpEngine::reset() { stepper_.forget_all(); }
 
+EngineStats InterpEngine::stats() const {
+  EngineStats out;
+  out.interpreted_by_row = stepper_.executed();
+  out.delivered = stepper_.delivered();
+  out.last_exceptions = stepper_.exceptions().last();
+  return out;
+}
+
 void InterpEngine::code_written(PhysAddr address, u32 size) {
   stepper_.code_written(address, size);
   // A page that has no code left (it was freed and holds data now) gets its quick writes back.

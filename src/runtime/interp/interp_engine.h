@@ -16,6 +16,7 @@ class InterpEngine : public Engine, private CodeWatcher {
 
   StopInfo run() override;
   void reset() override;
+  [[nodiscard]] EngineStats stats() const override;
 
   [[nodiscard]] const Stepper& stepper() const { return stepper_; }
 

@@ -153,7 +153,10 @@ StepOutcome Stepper::single_step_trap() {
 
 StepOutcome Stepper::deliver() {
   v_.s.shadow = Shadow::none;
-  ++delivered_[static_cast<unsigned>(v_.fault.vector)];
+  const Fault& fault = v_.fault;
+  ++delivered_[static_cast<unsigned>(fault.vector)];
+  exceptions_.add(
+      {static_cast<u8>(fault.vector), fault.has_error_code, fault.error_code, v_.s.segment(Seg::cs).selector, v_.s.eip, fault.address});
   return finish(deliver_fault(v_));
 }
 

@@ -5,6 +5,7 @@
 #include "frontend/decoder.h"
 #include "runtime/engine.h"
 #include "runtime/interp/handlers.h"
+#include "runtime/stats.h"
 #include "runtime/vcpu.h"
 
 #include <array>
@@ -57,6 +58,8 @@ class Stepper {
   [[nodiscard]] const std::array<u64, row_count + 1>& executed() const { return executed_; }
   // Exceptions and interrupts delivered, by vector.
   [[nodiscard]] const std::array<u64, 256>& delivered() const { return delivered_; }
+  // The last exceptions delivered (not interrupts).
+  [[nodiscard]] const ExceptionLog& exceptions() const { return exceptions_; }
 
  private:
   struct Cache;
@@ -77,6 +80,7 @@ class Stepper {
   Row last_row_ = Row::invalid;
   std::array<u64, row_count + 1> executed_{};
   std::array<u64, 256> delivered_{};
+  ExceptionLog exceptions_;
 };
 
 }  // namespace ring3
