@@ -119,9 +119,9 @@ void write_instruction(Writer& w, const Insn& insn) {
   w.store_registers();
 }
 
-void write_stub(Writer& w, const Insn* insn) {
+void write_stub(Writer& w, const Insn* insn, bool whole_fpu) {
   w.save_host_mxcsr();
-  if (insn != nullptr && !NativeStubs::needs_whole_fpu(*insn)) {
+  if (!whole_fpu) {
     w.add({0x0F, 0xAE, 0x96}, offsetof(FxImage, mxcsr));  // ldmxcsr [rsi + mxcsr]
     w.move_xmm(0x28, xmm_mask(*insn));
     write_instruction(w, *insn);
@@ -139,15 +139,31 @@ void write_stub(Writer& w, const Insn* insn) {
 
 }  // namespace
 
-// XMM registers alone (their images are loaded and stored one by one) or the whole FPU. The conversions from MMX are of the second
-// kind in their memory form too, because whether they touch the x87 state is the silicon's business.
-bool NativeStubs::needs_whole_fpu(const Insn& insn) {
+// XMM registers alone (their images are loaded and stored one by one) or the whole FPU. CVTPI2PD from memory leaves the x87 alone (SDM vol.
+// 2, CVTPI2PD); of CVTPI2PS the manual says no such thing, and AMD's CPUs do.
+bool NativeStubs::needs_whole_fpu(const Insn& insn) const {
   if (insn.info().family != Family::sse) return true;
-  if (insn.row == Row::cvtpi2ps || insn.row == Row::cvtpi2pd) return true;
+  if (insn.row == Row::cvtpi2ps && cvtpi2ps_enters_mmx_) return true;
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     if (insn.operand[i].kind == OperandKind::reg && insn.operand[i].reg_class == RegClass::mmx) return true;
   }
   return false;
+}
+
+// cvtpi2ps xmm0, [mem] with TOP = 3: does TOP become 0?
+void NativeStubs::probe_cvtpi2ps() {
+  Insn insn;
+  insn.row = Row::cvtpi2ps;
+  insn.length = 3;
+  insn.bytes = {0x0F, 0x2A, 0x00};
+  insn.modrm_offset = 2;
+  insn.has_memory = true;
+  FxImage image;
+  image.fsw = 3u << 11;
+  cvtpi2ps_enters_mmx_ = true;
+  run(insn, image);
+  cvtpi2ps_enters_mmx_ = image.fsw != 3u << 11;
+  stubs_.clear();
 }
 
 NativeStubs::NativeStubs() {
@@ -167,6 +183,7 @@ NativeStubs::NativeStubs() {
   }
   writable_ = static_cast<u8*>(writable);
   executable_ = static_cast<u8*>(executable);
+  probe_cvtpi2ps();
 }
 
 NativeStubs::~NativeStubs() {
@@ -177,7 +194,7 @@ NativeStubs::~NativeStubs() {
 NativeStubs::Stub NativeStubs::find(u64 key, const Insn* insn) {
   if (const auto it = stubs_.find(key); it != stubs_.end()) return it->second;
   Writer w;
-  write_stub(w, insn);
+  write_stub(w, insn, insn == nullptr || needs_whole_fpu(*insn));
   if (w.size() > arena_size - used_) {
     stubs_.clear();
     used_ = 0;

@@ -43,7 +43,7 @@ class NativeStubs {
   void normalize(FxImage& image);
 
   // XMM registers alone, or also x87 registers (MMX ones included), in which case FIP, FDP and FOP are lost.
-  [[nodiscard]] static bool needs_whole_fpu(const Insn& insn);
+  [[nodiscard]] bool needs_whole_fpu(const Insn& insn) const;
 
   [[nodiscard]] NativeFrame& frame() { return frame_; }
 
@@ -53,6 +53,7 @@ class NativeStubs {
 
  private:
   using Stub = void (*)(NativeFrame*, FxImage*);
+  void probe_cvtpi2ps();
   [[nodiscard]] Stub find(u64 key, const Insn* insn);
 
   NativeFrame frame_;
@@ -61,6 +62,7 @@ class NativeStubs {
   u8* executable_ = nullptr;
   u32 used_ = 0;
   u64 generations_ = 1;
+  bool cvtpi2ps_enters_mmx_ = false;  // also with a memory operand: CPUs differ
 };
 
 }  // namespace ring3

@@ -4,6 +4,14 @@
 
 namespace ring3::fpu {
 
+void enter_mmx(FxImage& image) {
+  const unsigned top = (image.fsw >> 11) & 7u;
+  const auto stack = image.st;
+  for (unsigned i = 0; i < 8; ++i) image.st[(top + i) & 7u] = stack[i];
+  image.fsw = static_cast<u16>(image.fsw & ~0x3800u);
+  image.ftw = 0xFF;
+}
+
 namespace {
 
 constexpr u32 mxcsr_flags = 0x3F;
@@ -22,7 +30,7 @@ struct Operands {
   bool x87_state = false;  // runs on the whole FPU and reports pending x87 exceptions
   u8 xmm_destination = no_reg;
 
-  explicit Operands(const Insn& insn) : x87_state(NativeStubs::needs_whole_fpu(insn)) {
+  Operands(const Insn& insn, bool whole_fpu) : x87_state(whole_fpu) {
     for (unsigned i = 0; i < insn.operand_count; ++i) {
       const Operand& o = insn.operand[i];
       if (o.kind == OperandKind::mem) memory = &o;
@@ -86,7 +94,8 @@ u32 masked(u32 mxcsr) {
   return (mxcsr & mxcsr_underflow_mask) != 0 ? value : value | mxcsr_flush_to_zero;
 }
 
-// Runs the instruction; false: an unmasked exception was raised, registers are unchanged and MXCSR holds the flags.
+// Runs the instruction; false: an unmasked exception was raised, registers are unchanged and MXCSR holds the flags. PE after an unmasked
+// overflow, and the flags of DPPS and DPPD, whose steps can stop halfway, are those of the masked computation.
 bool run_simd(Vcpu& v, const Insn& insn, const Operands& ops) {
   FxImage& image = v.s.fpu;
   const u32 guest = image.mxcsr;
@@ -116,6 +125,7 @@ bool run_simd(Vcpu& v, const Insn& insn, const Operands& ops) {
     raised = (raised & ~precision) | (attempt(guest | mxcsr_masks) & precision);
   }
   image = before;
+  if (ops.x87_state) enter_mmx(image);  // comes before the conversion, and stays
   image.mxcsr = guest | raised;
   return false;
 }
@@ -123,7 +133,7 @@ bool run_simd(Vcpu& v, const Insn& insn, const Operands& ops) {
 }  // namespace
 
 Flow simd_execute(Vcpu& v, const Insn& insn) {
-  const Operands ops(insn);
+  const Operands ops(insn, v.native != nullptr && v.native->needs_whole_fpu(insn));
   const bool mmx_only = ops.x87_state && !ops.xmm;
   if (const Flow f = check_simd(v, feature_of(insn, ops), !mmx_only, ops.x87_state); f != Flow::next) return f;
 
@@ -149,14 +159,6 @@ Flow simd_execute(Vcpu& v, const Insn& insn) {
   if (insn.row == Row::pcmpestri || insn.row == Row::pcmpistri) v.s.gpr[ecx] = frame.ecx;
   if (insn.info().flags_written != 0) v.s.eflags = (v.s.eflags & ~flag::status) | (static_cast<u32>(frame.flags) & flag::status);
   return Flow::next;
-}
-
-void enter_mmx(FxImage& image) {
-  const unsigned top = (image.fsw >> 11) & 7u;
-  const auto stack = image.st;
-  for (unsigned i = 0; i < 8; ++i) image.st[(top + i) & 7u] = stack[i];
-  image.fsw = static_cast<u16>(image.fsw & ~0x3800u);
-  image.ftw = 0xFF;
 }
 
 // MASKMOVQ and MASKMOVDQU: bytes whose mask byte has its top bit set go to DS:EDI (the segment can be overridden). All of them are

@@ -1,0 +1,46 @@
+// One thing that can execute an instruction in a given state: the host CPU, the interpreter, an engine.
+#pragma once
+
+#include "frontend/insn.h"
+#include "guest/cpu_state.h"
+#include "layout.h"
+
+#include <array>
+#include <string>
+
+namespace ring3::hostcpu {
+
+// What an instruction can see and change besides the data pages.
+struct UserState {
+  std::array<u32, 8> gpr{};
+  u32 eip = code_start;
+  u32 eflags = flag::fixed1 | flag::if_;
+  FxImage fpu;
+};
+
+struct Case {
+  Insn insn;           // insn.bytes[0 .. insn.length) stand at code_start
+  UserState before;    // eip is code_start
+  bool fpu = false;    // load, store and compare x87 and SSE state
+  bool jumps = false;  // the instruction may go elsewhere than to the next one
+};
+
+struct Outcome {
+  UserState after;
+  bool faulted = false;  // then `after.eip` is code_start
+  u8 vector = 0;
+  u32 error_code = 0;
+  u32 address = 0;      // page faults
+  std::string failure;  // not executed at all: why
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  [[nodiscard]] virtual std::string name() const = 0;
+  // The data pages [data_base, data_end) as this executor sees them; the caller fills and compares them.
+  [[nodiscard]] virtual u8* data() = 0;
+  virtual void run(const Case& test, Outcome& out) = 0;
+};
+
+}  // namespace ring3::hostcpu

@@ -1,0 +1,31 @@
+// Linear addresses that host and guest share, so that the same bytes with the same registers mean the same on both sides.
+#pragma once
+
+#include "base/types.h"
+
+namespace ring3::hostcpu {
+
+inline constexpr u32 page = 4096;
+
+// One page of code: readable, not writable, filled with HLT (which faults at CPL 3 and so marks where a jump went).
+inline constexpr u32 code_base = 0x20000000;
+inline constexpr u32 code_size = page;
+// The instruction under test starts here; jumps reach the HLTs on both sides.
+inline constexpr u32 code_start = code_base + 0x800;
+
+// Data: two writable pages, one read-only page; the pages before and after are absent.
+inline constexpr u32 data_base = 0x20010000;
+inline constexpr u32 writable_size = 2 * page;
+inline constexpr u32 read_only_base = data_base + writable_size;
+inline constexpr u32 data_size = writable_size + page;
+inline constexpr u32 data_end = data_base + data_size;
+
+// Host only: the words of entry and exit, and 64-bit code that 32-bit code can jump to. Further away than a bit offset of BT reaches.
+inline constexpr u32 state_base = 0x40000000;
+inline constexpr u32 trampoline_base = 0x40010000;
+
+// Selectors of 64-bit Linux for 32-bit user code and data; the guest uses the same.
+inline constexpr u16 code_selector = 0x23;
+inline constexpr u16 data_selector = 0x2B;
+
+}  // namespace ring3::hostcpu
