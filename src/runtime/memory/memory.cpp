@@ -51,6 +51,10 @@ struct Memory::Impl {
   [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
   [[nodiscard]] bool translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault);
   void note_kind(u32 linear, PageKind kind);
+  void page_fault(Fault& fault, const Walk& walk, u32 linear) {
+    ++stats.page_faults;
+    fault = {Vector::page, true, walk.error_code, linear};
+  }
   void flush_pages(u32 first, u32 count);
 
   CpuState& cpu;
@@ -60,13 +64,8 @@ struct Memory::Impl {
   FetchTlb fetch_tlb;
   // Per 2 MiB of linear space: the largest kind of page that was cached from it since the last flush of all.
   std::array<PageKind, 2048> kinds{};
+  MemoryStats stats;
 };
-
-namespace {
-
-void set_page_fault(Fault& fault, const Walk& walk, u32 linear) { fault = {Vector::page, true, walk.error_code, linear}; }
-
-}  // namespace
 
 void Memory::Impl::note_kind(u32 linear, PageKind kind) {
   const u32 region = linear >> 21;
@@ -106,9 +105,10 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
 }
 
 std::optional<Translation> Memory::Impl::translate(u32 linear, Access access, bool user, Fault& fault) {
+  ++stats.data_walks;
   const Walk walk = walker.walk(linear, access, user, true);
   if (!walk.ok) {
-    set_page_fault(fault, walk, linear);
+    page_fault(fault, walk, linear);
     return std::nullopt;
   }
   if (access != Access::execute) fill_from(walk, linear, user);
@@ -125,7 +125,7 @@ bool Memory::Impl::translate_parts(u32 linear, unsigned size, Access access, boo
     for (const u32 part : {parts.first_linear, parts.second_linear}) {
       const Walk trial = walker.walk(part, access, user, false);
       if (trial.ok) continue;
-      set_page_fault(fault, trial, part);
+      page_fault(fault, trial, part);
       return false;
     }
   }
@@ -220,9 +220,10 @@ std::optional<Translation> Memory::translate_fetch(u32 linear, bool user, Fault&
   if (const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user)) {
     return Translation{{known->page | (linear & page_mask)}, known->ram, known->global};
   }
+  ++impl_->stats.fetch_walks;
   const Walk walk = impl_->walker.walk(linear, Access::execute, user, true);
   if (!walk.ok) {
-    set_page_fault(fault, walk, linear);
+    impl_->page_fault(fault, walk, linear);
     return std::nullopt;
   }
   const bool ram = impl_->physical.is_ram(walk.page);
@@ -247,6 +248,7 @@ void Memory::read_physical(PhysAddr address, void* out, u32 size) { impl_->physi
 void Memory::write_physical(PhysAddr address, const void* in, u32 size) { impl_->physical.write(address.value, in, size); }
 
 void Memory::flush_all() {
+  ++impl_->stats.full_flushes;
   impl_->tables.flush_all();
   impl_->fetch_tlb.flush_all();
   impl_->kinds.fill(PageKind::small);
@@ -254,12 +256,14 @@ void Memory::flush_all() {
 }
 
 void Memory::flush_non_global() {
+  ++impl_->stats.address_flushes;
   impl_->tables.flush_non_global();
   impl_->fetch_tlb.flush_non_global();
   if (CodeWatcher* watcher = impl_->physical.watcher()) watcher->all_unmapped(true);
 }
 
 void Memory::flush_page(u32 linear) {
+  ++impl_->stats.page_flushes;
   const u32 region = linear >> 21;
   const u32 page = linear >> page_shift;
   switch (impl_->kinds[region]) {
@@ -302,6 +306,13 @@ void Memory::unwatch_code(PhysAddr address) {
 bool Memory::is_code_page(PhysAddr address) const { return impl_->physical.is_code(address.value); }
 
 u64 Memory::select_context(u32 mode_bits) { return impl_->tables.select(mode_bits).base(); }
+
+MemoryStats Memory::stats() const {
+  MemoryStats stats = impl_->stats;
+  stats.pages_filled = impl_->tables.filled();
+  stats.contexts_reused = impl_->tables.reused();
+  return stats;
+}
 
 void Memory::set_jump(u32 linear, u32 offset, bool global) {
   Context* context = impl_->tables.current();

@@ -44,6 +44,18 @@ struct PagingModel {
   bool pat = true;              // bit 7 of page-table entries and bit 12 of large pages are memory types, not reserved
 };
 
+// How often the tables were filled and emptied since construction.
+struct MemoryStats {
+  u64 data_walks = 0;       // accesses that found no entry: RAM, devices, writes on code pages
+  u64 fetch_walks = 0;      // as data_walks, for code fetch
+  u64 page_faults = 0;      // walks that ended in one
+  u64 pages_filled = 0;     // pages entered into a context's tables, those ahead of their access included
+  u64 full_flushes = 0;     // flush_all
+  u64 address_flushes = 0;  // flush_non_global
+  u64 page_flushes = 0;     // flush_page
+  u64 contexts_reused = 0;  // contexts emptied to serve other mode bits
+};
+
 class Memory {
  public:
   Memory(CpuState& cpu, GuestRam& ram, Bus& bus);
@@ -115,6 +127,7 @@ class Memory {
   // Empties every slot of every context: the code cache is to be reused.
   void clear_all_jumps();
   [[nodiscard]] GuestRam& ram() { return ram_; }
+  [[nodiscard]] MemoryStats stats() const;
 
  private:
   struct Impl;

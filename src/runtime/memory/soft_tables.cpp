@@ -64,6 +64,7 @@ Context& SoftTables::select(u32 mode_bits) {
   if (found == nullptr) {
     found = oldest;
     empty(*found);
+    ++reused_;
     found->mode_ = mode_bits;
     for (Context*& context : data_)
       if (context == found) context = nullptr;
@@ -124,6 +125,7 @@ void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable, b
     link_write(context, page, ram_page);
   }
   log(context, page, global);
+  ++filled_;
 }
 
 void SoftTables::prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {

@@ -83,6 +83,9 @@ class SoftTables {
   void clear_jump(u32 linear);
   void clear_all_jumps();
 
+  [[nodiscard]] u64 filled() const { return filled_; }
+  [[nodiscard]] u64 reused() const { return reused_; }
+
  private:
   // Context number and linear page in one word, + 1 so that zeroed memory means none.
   static constexpr u32 link(unsigned number, u32 page) { return ((number << 20) | page) + 1; }
@@ -104,6 +107,8 @@ class SoftTables {
   std::array<Context*, 2> data_{};  // [user]
   Context* current_ = nullptr;
   u64 selections_ = 0;
+  u64 filled_ = 0;
+  u64 reused_ = 0;
   std::vector<u32> writers_;  // per RAM page: link to the first write entry that leads to it
 };
 

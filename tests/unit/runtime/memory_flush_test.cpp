@@ -317,6 +317,33 @@ TEST_F(MemoryFlush, JumpTableMemoryIsBounded) {
   for (u32 i = 0; i < count; ++i) ASSERT_EQ(jump_slot(context, slot_address(i)), 0u);
 }
 
+TEST_F(MemoryFlush, StatsCountWalksAndFlushes) {
+  enable_paging(false);
+  const MemoryStats before = memory.stats();
+  map(0x400000, 0x300000, W);
+  map(0x401000, 0x301000, W | A);
+  must_read(0x400000);
+  must_read(0x401000);  // filled ahead
+  must_read(0x400004);
+  ASSERT_TRUE(memory.translate_fetch(0x400000, false, fault).has_value());
+  ASSERT_TRUE(memory.translate_fetch(0x400004, false, fault).has_value());
+  u64 out;
+  EXPECT_FALSE(read(0x402000, out));
+  memory.flush_page(0);
+  memory.flush_non_global();
+  memory.flush_non_global();
+  const MemoryStats after = memory.stats();
+  EXPECT_EQ(after.data_walks - before.data_walks, 2u);
+  EXPECT_EQ(after.fetch_walks - before.fetch_walks, 1u);
+  EXPECT_EQ(after.page_faults - before.page_faults, 1u);
+  EXPECT_EQ(after.pages_filled - before.pages_filled, 2u);
+  EXPECT_EQ(after.full_flushes - before.full_flushes, 0u);
+  EXPECT_EQ(after.address_flushes - before.address_flushes, 2u);
+  EXPECT_EQ(after.page_flushes - before.page_flushes, 1u);
+  for (u32 i = 0; i < Memory::max_contexts + 3; ++i) memory.select_context(i << 16);
+  EXPECT_EQ(memory.stats().contexts_reused - before.contexts_reused, 3u);
+}
+
 TEST_F(MemoryFlush, FetchTlbForgetsWithEveryFlush) {
   enable_paging(false);
   const auto fetched = [&](u32 linear) { return memory.translate_fetch(linear, false, fault)->address.value; };
