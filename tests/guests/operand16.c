@@ -138,7 +138,9 @@ static void arithmetic(void) {
 }
 
 SNIPPET(stack_words, "push ax\npushw 0x1234\n.byte 0x66, 0x6A, 0xFE\nmov esi, esp\npop bx\npop cx\npop dx\nmov edi, esp\n" DONE);
-SNIPPET(stack_all, "pushaw\nmov esi, esp\nxor eax, eax\nxor ebx, ebx\npopaw\nmov edi, esp\n" DONE);
+SNIPPET(stack_all,
+        "pushaw\npush dword ptr [esp + 4]\npop dword ptr [esp - 32]\nxor eax, eax\nxor ebx, ebx\npopaw\nmov edi, esp\nmov ecx, [esp - "
+        "48]\n" DONE);
 SNIPPET(stack_flags, "stc\npushfw\nmov esi, esp\npopw ax\npushw 0\npopfw\nmov edi, esp\npushfd\npop ebx\n" DONE);
 SNIPPET(stack_enter, ".byte 0x66\nenter 8, 0\nmov esi, esp\nmov ecx, ebp\n.byte 0x66\nleave\nmov edi, esp\n" DONE);
 SNIPPET(stack_memory, "pushw [eax]\nmov esi, esp\npopw [eax + 2]\nmov edi, esp\n" DONE);
@@ -155,9 +157,10 @@ static void stack(void) {
   check("back", trap.cpu.edi, cpu.esp);
   cpu.ebp = 0x12345678;
   run(stack_all, cpu);
-  check("16 bytes", trap.cpu.esi, cpu.esp - 16);
+  check("sp before, and bp", trap.cpu.ecx, cpu.esp << 16 | 0x5678);
   check("ax", trap.cpu.eax, 0x0000AAAA);
-  check("bp", trap.cpu.ebp, 0x12345678);
+  check("bp; the upper half stays", trap.cpu.ebp, 0x12345678);
+  check("popaw skips sp", trap.cpu.edi, cpu.esp);
   run(stack_flags, user_cpu(NULL));
   check("2 bytes", trap.cpu.esi, cpu.esp - 2);
   check("image", trap.cpu.eax & 0xFFFF, f_fixed | f_cf);

@@ -50,6 +50,7 @@ leave_run:
   mov ax, KERNEL_DATA
   mov ss, eax
   mov esp, run_stack
+  mov dword ptr run_stack, 0
   mov fs, eax
   mov gs, eax
   push 0
@@ -94,6 +95,7 @@ run_cpu:
 
   .bss
   .balign 4
+  .globl run_stack                    # 0: no run is on
 run_stack: .skip 4
 
   .data

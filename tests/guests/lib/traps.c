@@ -5,6 +5,7 @@ u8 user_stack[65536] __attribute__((aligned(4096)));
 u8 trap_stack[65536] __attribute__((aligned(4096)));
 static u8 kernel_run_stack[65536] __attribute__((aligned(4096)));
 static TrapHook hooks[256];
+extern u32 run_stack;  // traps.S: 0 while no run is on
 
 void set_hook(u32 vector, TrapHook hook) { hooks[vector] = hook; }
 
@@ -19,6 +20,7 @@ u32 trap_dispatch(struct Frame* frame) {
       {frame->eax, frame->ebx, frame->ecx, frame->edx, frame->esi, frame->edi, frame->ebp, from_outer_ring ? frame->esp : (u32)&frame->esp,
        frame->eip, frame->eflags, frame->cs & 0xFFFF, from_outer_ring ? frame->ss & 0xFFFF : kernel_data, frame->ds & 0xFFFF,
        frame->es & 0xFFFF, frame->fs & 0xFFFF, frame->gs & 0xFFFF}};
+  if (!run_stack) panic("trap outside of a run");
   return 1;
 }
 
