@@ -14,13 +14,7 @@ class FarTransferTest : public SystemTest {
     expect_fault(direct(0xEA, selector, 0x7000), vector, error);
     expect_fault(direct(0x9A, selector, 0x7000), vector, error);
   }
-  using SystemTest::expect_fault;
-  using SystemTest::run;
-  void expect_fault(const std::array<u8, 7>& b, Vector vector, u32 error) {
-    expect_fault({b[0], b[1], b[2], b[3], b[4], b[5], b[6]}, vector, error);
-  }
-  Flow run(const std::array<u8, 7>& b) { return run({b[0], b[1], b[2], b[3], b[4], b[5], b[6]}); }
-  static std::array<u8, 7> direct(u8 opcode, u16 selector, u32 offset) {
+  static std::vector<u8> direct(u8 opcode, u16 selector, u32 offset) {
     return {opcode,
             static_cast<u8>(offset),
             static_cast<u8>(offset >> 8),

@@ -14,7 +14,6 @@
 
 #include <gtest/gtest.h>
 
-#include <initializer_list>
 #include <vector>
 
 namespace ring3::test {
@@ -99,10 +98,9 @@ class SystemTest : public ::testing::Test {
     mem.flush_all();
   }
 
-  // Decodes `bytes` as the instruction at CS:EIP and runs its row.
-  Flow run(std::initializer_list<u8> bytes) {
+  // Decodes `code` as the instruction at CS:EIP and runs its row.
+  Flow run(const std::vector<u8>& code) {
     Insn insn;
-    const std::vector<u8> code(bytes);
     if (decoder.decode(code, s.segment(Seg::cs).big(), insn) != DecodeStatus::ok) ADD_FAILURE() << "does not decode";
     EXPECT_EQ(insn.length, code.size());
     const Handler handler = handlers.get(insn.row);
@@ -114,9 +112,9 @@ class SystemTest : public ::testing::Test {
   }
 
   // The instruction faults with this vector and error code and changes no register.
-  void expect_fault(std::initializer_list<u8> bytes, Vector vector, u32 error_code) {
+  void expect_fault(const std::vector<u8>& code, Vector vector, u32 error_code) {
     const CpuState before = s;
-    const Flow flow = run(bytes);
+    const Flow flow = run(code);
     EXPECT_EQ(flow, Flow::fault) << v.missing;
     if (flow != Flow::fault) return;
     EXPECT_EQ(static_cast<int>(v.fault.vector), static_cast<int>(vector));

@@ -209,13 +209,13 @@ TEST_F(SegmentLoadTest, Lar) {
 }
 
 TEST_F(SegmentLoadTest, QueriesRespectPrivilegeAndTables) {
-  const auto zf_after = [&](std::initializer_list<u8> bytes, u16 selector) {
+  const auto zf_after = [&](const std::vector<u8>& bytes, u16 selector) {
     s.gpr[ecx] = selector;
     s.eflags ^= flag::zf;
     EXPECT_EQ(run(bytes), Flow::next);
     return (s.eflags & flag::zf) != 0;
   };
-  const std::initializer_list<u8> lar = {0x0F, 0x02, 0xC1}, lsl = {0x0F, 0x03, 0xC1}, verr = {0x0F, 0x00, 0xE1}, verw = {0x0F, 0x00, 0xE9};
+  const std::vector<u8> lar = {0x0F, 0x02, 0xC1}, lsl = {0x0F, 0x03, 0xC1}, verr = {0x0F, 0x00, 0xE1}, verw = {0x0F, 0x00, 0xE9};
   for (const auto& query : {lar, lsl, verr, verw}) {
     EXPECT_FALSE(zf_after(query, 0));
     EXPECT_FALSE(zf_after(query, 3));
