@@ -42,7 +42,8 @@ template <bool compares, typename Step>
   if (insn.rep == Rep::none) return step(1u) != 0 ? Flow::next : Flow::fault;
   const u32 flags_before = v.s.eflags;
   u32 left = regs.get(ecx);
-  u32 budget = repeat_budget;
+  // Single-stepping stops after every element (measured: the manual does not say).
+  u32 budget = (flags_before & flag::tf) != 0 ? 1 : repeat_budget;
   while (left != 0) {
     if (budget == 0) {
       v.s.eflags = flags_before;

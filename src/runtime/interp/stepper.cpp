@@ -127,7 +127,9 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler) {
       break;
     }
     case Flow::jumped: break;
-    case Flow::again: return StepOutcome::ok;  // the shadow does not outlast the first iterations
+    case Flow::again:
+      // The shadow of the instruction before does not outlast the first elements.
+      return (flags_before & flag::tf) != 0 && insn.rep != Rep::none ? single_step_trap() : StepOutcome::ok;
     case Flow::fault: ++executed_[static_cast<unsigned>(insn.row)]; return deliver();
     case Flow::missing: return stop_missing(insn);
   }

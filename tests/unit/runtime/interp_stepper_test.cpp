@@ -150,6 +150,21 @@ TEST_F(InterpSteps, MovSsSuppressesTheTrap) {
   EXPECT_EQ(pushed(0), code_at + 3);
 }
 
+TEST_F(InterpSteps, SingleStepStopsAfterEveryElementOfARep) {
+  code({0xF3, 0xA4});
+  cpu.gpr[esi] = data_at;
+  cpu.gpr[edi] = data_at + 0x100;
+  cpu.gpr[ecx] = 3;
+  for (const u32 left : {2u, 1u, 0u}) {
+    cpu.eip = code_at;
+    cpu.eflags |= flag::tf;
+    steps(1);
+    EXPECT_EQ(cpu.eip, handler(Vector::debug));
+    EXPECT_EQ(cpu.gpr[ecx], left);
+    EXPECT_EQ(pushed(0), left == 0 ? code_at + 2 : code_at);
+  }
+}
+
 TEST_F(InterpSteps, ResumeFlagLastsForOneInstruction) {
   code({0x90});
   cpu.eflags |= flag::rf;
