@@ -7,6 +7,7 @@
 
 #include <array>
 #include <string>
+#include <string_view>
 
 namespace ring3::hostcpu {
 
@@ -25,13 +26,16 @@ struct Case {
   bool jumps = false;  // the instruction may go elsewhere than to the next one
 };
 
+// Both are plain data: they travel between processes in shared memory.
 struct Outcome {
   UserState after;
   bool faulted = false;  // then `after.eip` is code_start
   u8 vector = 0;
   u32 error_code = 0;
-  u32 address = 0;      // page faults
-  std::string failure;  // not executed at all: why
+  u32 address = 0;                 // page faults
+  std::array<char, 96> failure{};  // not executed at all: why (empty: executed)
+
+  void fail(std::string_view why) { failure[why.copy(failure.data(), failure.size() - 1)] = 0; }
 };
 
 class Executor {

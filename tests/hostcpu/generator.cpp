@@ -235,12 +235,12 @@ void Generator::special_contents(const Case& out, std::span<u8> data, u32 addres
   }
 }
 
-// Gives jumps somewhere to go: HLTs of the code page away from the instruction, absent pages, data pages.
+// Gives jumps somewhere to go: HLTs of the code page away from the instruction, or absent pages. (Data pages are executable in the guest,
+// which has no NX, and not on the host.)
 void Generator::jump_target(Case& out, std::span<u8> data) {
   Insn& insn = out.insn;
   u32 target = values_.one_in(2) ? code_base + values_.below(0x700) : code_start + 0x80 + values_.below(0x600);
   if (values_.one_in(8)) target = data_end + 0x2000 + values_.below(0x10000);
-  if (values_.one_in(16)) target = data_base + values_.below(data_size - 16);
   const auto put = [&](u32 at) {
     if (at >= data_base && at <= data_end - 4) std::memcpy(data.data() + (at - data_base), &target, 4);
   };

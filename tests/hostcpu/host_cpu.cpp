@@ -255,7 +255,7 @@ void HostCpu::run(const Case& test, Outcome& out) {
   w.faulted = 0;
   ring3_hostcpu_enter();
 
-  out.failure.clear();
+  out.failure[0] = 0;
   out.after.gpr = w.gpr;
   out.after.eflags = static_cast<u32>(w.eflags);
   if (test.fpu) out.after.fpu = w.fpu;
@@ -269,7 +269,7 @@ void HostCpu::run(const Case& test, Outcome& out) {
     constexpr u32 vector_gp = 13;
     constexpr u32 vector_pf = 14;
     const bool arrived = w.vector == vector_gp || (w.vector == vector_pf && w.address == w.eip);
-    if (!arrived) out.failure = fmt::format("vector {} at {:#x} after the instruction", w.vector, w.eip);
+    if (!arrived) out.fail(fmt::format("vector {} at {:#x} after the instruction", w.vector, w.eip));
   }
   if (out.faulted) {
     out.vector = static_cast<u8>(w.vector);

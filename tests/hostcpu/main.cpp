@@ -1,15 +1,19 @@
-// Runs random and boundary cases of every user-level row on the host CPU and in the interpreter, and compares.
+// Runs random and boundary cases of every user-level row on the host CPU, in the interpreter and translated, and compares.
+// Options: --seed N, --cases N (a row), --row NAME, --engine interp|bt|both, --show N (differences a row), --trace 1.
 #include "compare.h"
+#include "engine_executor.h"
 #include "generator.h"
-#include "host_cpu.h"
+#include "host_process.h"
 #include "interpreter.h"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -19,8 +23,10 @@ namespace {
 struct Options {
   u64 seed = 1;
   u32 cases = 1000;
-  std::string_view row;  // one row alone
-  u32 shown = 2;         // differences told per row
+  std::string_view row;              // one row alone
+  std::string_view engine = "both";  // interp, bt
+  u32 shown = 2;                     // differences told per row
+  bool shown_all = false;            // tell each case before it runs
 };
 
 // Not user-level, or with an effect outside the process (INT 80h is a system call of the host).
@@ -44,39 +50,49 @@ bool is_tested(Row row) {
   }
 }
 
+// One executor under judgement, and what came of it.
+struct Subject {
+  Executor* executor = nullptr;
+  const EngineExecutor* engine = nullptr;  // when it translates
+  u64 differences = 0;
+};
+
+// How often a row's own instruction ran where, not counting cases that fault: those end in the interpreter by design.
+struct Execution {
+  u32 emitted = 0;
+  u32 interpreted = 0;
+  u32 interpreted_without_memory = 0;
+
+  void add(const Case& test, bool was_interpreted) {
+    if (!was_interpreted) {
+      ++emitted;
+      return;
+    }
+    ++interpreted;
+    const Family family = test.insn.info().family;
+    const bool memory = test.insn.has_memory || family == Family::stack || family == Family::string || family == Family::control ||
+                        test.insn.row == Row::xlat || test.insn.row == Row::maskmovq || test.insn.row == Row::maskmovdqu;
+    if (!memory) ++interpreted_without_memory;
+  }
+  // A row marked as emitted: register forms always are, and memory forms unless they need a slow path (across pages, misaligned).
+  [[nodiscard]] bool breaks_promise(Row row) const {
+    const Emission promised = row_info(row).emission;
+    if (promised != Emission::copy && promised != Emission::expand) return false;
+    return interpreted_without_memory > 0 || (emitted == 0 && interpreted > 0);
+  }
+};
+
 class Judge {
  public:
-  explicit Judge(const Options& options) : options_(options) {}
-
-  // Number of differences.
-  u64 run_row(Row row) {
-    generator_.seed(options_.seed * 0x10001u + static_cast<u64>(row));
-    std::vector<u8> data(data_size);
-    u64 differences = 0;
-    for (u32 i = 0; i < options_.cases; ++i) {
-      generator_.make(row, case_, data);
-      std::memcpy(host_.data(), data.data(), data_size);
-      std::memcpy(interpreter_.data(), data.data(), data_size);
-      host_.run(case_, expected_);
-      interpreter_.run(case_, got_);
-      faults_ += expected_.faulted ? 1 : 0;
-      const std::span<u8> host_data(host_.data(), data_size);
-      const std::span<u8> got_data(interpreter_.data(), data_size);
-      mask_pointers(case_, host_data);
-      mask_pointers(case_, got_data);
-      const std::string text = difference(case_, expected_, got_, host_data, got_data);
-      if (text.empty()) continue;
-      if (differences++ < options_.shown) {
-        fmt::print("{} seed {} case {}: {} differs from the host\n{}{}", row_name(row), options_.seed, i, interpreter_.name(),
-                   describe(case_, data), text);
-      }
+  explicit Judge(const Options& options) : options_(options) {
+    if (options_.engine != "bt") subjects_.push_back({&interpreter_, nullptr, 0});
+    if (options_.engine != "interp") {
+      engine_ = std::make_unique<EngineExecutor>();
+      subjects_.push_back({engine_.get(), engine_.get(), 0});
     }
-    if (differences > 0) fmt::print("{}: {} of {} cases differ\n", row_name(row), differences, options_.cases);
-    return differences;
   }
 
   int run() {
-    u64 differences = 0;
     u32 rows = 0;
     std::string skipped;
     for (unsigned i = 0; i < row_count; ++i) {
@@ -86,26 +102,88 @@ class Judge {
         skipped += fmt::format(" {}", row_name(row));
         continue;
       }
-      differences += run_row(row);
+      run_row(row);
       ++rows;
     }
     if (!skipped.empty()) fmt::print("not tested (no handler, no encoding, or the host lacks it):{}\n", skipped);
-    fmt::print("host CPU against {}: {} rows, {} cases each, {} in all, {} faults, {} differences, seed {}\n", interpreter_.name(), rows,
-               options_.cases, u64{rows} * options_.cases, faults_, differences, options_.seed);
-    return differences == 0 && rows > 0 ? 0 : 1;
+    u64 differences = 0;
+    for (const Subject& s : subjects_) differences += s.differences;
+    if (engine_ != nullptr) {
+      fmt::print("translator: {} cases without fault ran emitted, {} interpreted; {} rows marked as emitted broke the promise\n", emitted_,
+                 interpreted_, broken_promises_);
+    }
+    for (const Subject& s : subjects_) fmt::print("host CPU against {}: {} differences\n", s.executor->name(), s.differences);
+    fmt::print("{} rows, {} cases each, {} in all, {} of them faults, seed {}: {} differences\n", rows, options_.cases,
+               u64{rows} * options_.cases, faults_, options_.seed, differences);
+    return differences == 0 && broken_promises_ == 0 && rows > 0 ? 0 : 1;
   }
 
  private:
+  void run_row(Row row) {
+    generator_.seed(options_.seed * 0x10001u + static_cast<u64>(row));
+    data_.assign(data_size, 0);
+    Execution execution;
+    std::vector<u64> differences(subjects_.size());
+    for (u32 first = 0; first < options_.cases; first += HostProcess::batch) {
+      const std::span<Slot> slots = host_.slots().first(std::min(HostProcess::batch, options_.cases - first));
+      for (Slot& slot : slots) {
+        generator_.make(row, slot.test, data_);
+        std::copy(data_.begin(), data_.end(), slot.before.begin());
+      }
+      host_.run(static_cast<u32>(slots.size()));
+      for (std::size_t i = 0; i < slots.size(); ++i) {
+        faults_ += slots[i].expected.faulted ? 1 : 0;
+        mask_pointers(slots[i].test, slots[i].after);
+        for (std::size_t k = 0; k < subjects_.size(); ++k) {
+          if (options_.shown_all) fmt::print("{} case {}\n{}", row_name(row), first + i, describe(slots[i].test, slots[i].before));
+          const std::string text = judge(slots[i], subjects_[k], execution);
+          if (text.empty()) continue;
+          if (differences[k]++ >= options_.shown) continue;
+          fmt::print("{} seed {} case {}: {} differs from the host\n{}{}", row_name(row), options_.seed, first + i,
+                     subjects_[k].executor->name(), describe(slots[i].test, slots[i].before), text);
+        }
+      }
+    }
+    for (std::size_t k = 0; k < subjects_.size(); ++k) {
+      if (differences[k] > 0) {
+        fmt::print("{}: {} differs in {} of {} cases\n", row_name(row), subjects_[k].executor->name(), differences[k], options_.cases);
+      }
+      subjects_[k].differences += differences[k];
+    }
+    emitted_ += execution.emitted;
+    interpreted_ += execution.interpreted;
+    if (execution.breaks_promise(row)) {
+      ++broken_promises_;
+      fmt::print("{}: marked as emitted, but {} cases ran interpreted ({} of them without memory operand), {} emitted\n", row_name(row),
+                 execution.interpreted, execution.interpreted_without_memory, execution.emitted);
+    }
+  }
+
+  // Empty: equal.
+  std::string judge(const Slot& slot, const Subject& subject, Execution& execution) {
+    u8* const data = subject.executor->data();
+    std::memcpy(data, slot.before.data(), data_size);
+    subject.executor->run(slot.test, got_);
+    if (subject.engine != nullptr && !slot.expected.faulted) execution.add(slot.test, subject.engine->interpreted());
+    const std::span<u8> got_data(data, data_size);
+    mask_pointers(slot.test, got_data);
+    return difference(slot.test, slot.expected, got_, slot.after, got_data);
+  }
+
   Options options_;
+  HostProcess host_;  // first: it forks
   Decoder decoder_;
   Forms forms_{decoder_};
   Generator generator_{decoder_, forms_};
-  HostCpu host_;
   Interpreter interpreter_;
-  Case case_;
-  Outcome expected_;
+  std::unique_ptr<EngineExecutor> engine_;
+  std::vector<Subject> subjects_;
+  std::vector<u8> data_;
   Outcome got_;
   u64 faults_ = 0;
+  u64 emitted_ = 0;
+  u64 interpreted_ = 0;
+  u32 broken_promises_ = 0;
 };
 
 u64 number(const char* text) { return std::strtoull(text, nullptr, 0); }
@@ -119,6 +197,8 @@ int main_with(int argc, char** argv) {
     if (name == "--seed") options.seed = number(argv[i + 1]);
     if (name == "--cases") options.cases = static_cast<u32>(number(argv[i + 1]));
     if (name == "--row") options.row = argv[i + 1];
+    if (name == "--engine") options.engine = argv[i + 1];
+    if (name == "--trace") options.shown_all = number(argv[i + 1]) != 0;
     if (name == "--show") options.shown = static_cast<u32>(number(argv[i + 1]));
   }
   return Judge(options).run();

@@ -13,6 +13,7 @@ namespace {
 
 constexpr u32 longest_insn = 15;
 constexpr std::size_t most_unaligned_sites = 1u << 20;
+constexpr u32 largest_instruction_write = 64;  // bytes
 constexpr u32 writes_before_giving_up = 32;  // a code page written this often becomes a data page until it is executed again
 
 }  // namespace
@@ -95,6 +96,10 @@ void BtEngine::code_written(PhysAddr address, u32 size) {
     const u64 page = at & ~u64{page_mask};
     const u32 part = static_cast<u32>(std::min(end, page + page_size) - at);
     bool empty = cache_.invalidate({at}, part);
+    // Other instructions stand there now. Large writes keep the marks: those cost speed only, and looking for them all costs more.
+    if (part <= largest_instruction_write) {
+      for (u64 site = at; site < at + part && !unaligned_.empty(); ++site) unaligned_.erase(site);
+    }
     // A page of code and hot data would cost a fault a write: drop its code now and then and let the writes go through.
     if (!empty && ++writes_to_code_page_[page >> page_shift] > writes_before_giving_up) empty = cache_.invalidate({page}, page_size);
     if (empty) {

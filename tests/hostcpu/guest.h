@@ -1,0 +1,65 @@
+// A guest whose user pages lie as layout.h says, at CPL 3 with paging, for the interpreter and for engines.
+#pragma once
+
+#include "devices/bus.h"
+#include "executor.h"
+#include "runtime/interp/native_stubs.h"
+#include "runtime/memory/ram.h"
+#include "runtime/system/cpu_model.h"
+#include "runtime/vcpu.h"
+
+namespace ring3::hostcpu {
+
+// No devices, no interrupts; a write to `stop_port` asks the engine to return.
+class StopBus final : public Bus {
+ public:
+  static constexpr u16 stop_port = 0xF4;
+
+  u32 io_read(u16, unsigned) override { return ~0u; }
+  void io_write(u16 port, unsigned, u32) override { stop = stop || port == stop_port; }
+  u64 mmio_read(PhysAddr, unsigned) override { return ~u64{0}; }
+  void mmio_write(PhysAddr, unsigned, u64) override {}
+  [[nodiscard]] bool interrupt_requested() const override { return false; }
+  u8 acknowledge_interrupt() override { return 0; }
+  void service() override {}
+  [[nodiscard]] std::optional<Nanoseconds> next_deadline() const override { return std::nullopt; }
+  void wait_for_event() override {}
+  [[nodiscard]] bool stop_requested() const override { return stop; }
+  void set_ferr(bool) override {}
+
+  bool stop = false;
+};
+
+// The guest's kernel: one handler for each vector, which writes to the stop port. Supervisor pages, out of reach of generated addresses.
+inline constexpr u32 kernel_base = 0xC0000000;
+inline constexpr u32 kernel_size = 8 * page;
+inline constexpr u32 idt_at = kernel_base;
+inline constexpr u32 gdt_at = kernel_base + page;
+inline constexpr u32 tss_at = kernel_base + page + 0x800;
+inline constexpr u32 handlers_at = kernel_base + 2 * page;
+inline constexpr u32 handler_spacing = 8;
+inline constexpr u32 handler_stop = 2;  // EIP behind the OUT
+inline constexpr u32 kernel_stack_top = kernel_base + 8 * page;
+// What leaves the code under test.
+inline constexpr u8 leave_vector = 0x80;
+
+class Guest {
+ public:
+  explicit Guest(CpuState& cpu);
+
+  [[nodiscard]] u8* data();
+  [[nodiscard]] u8* code();  // of the code page
+  [[nodiscard]] u8* kernel(u32 linear);
+  // CPL 3 in flat segments, ready to execute `before`.
+  void enter(const UserState& before, bool fpu);
+
+  CpuState& state;
+  GuestRam ram{1u << 20};
+  StopBus bus;
+  Memory memory;
+  CpuModel model = CpuModel::make_default();
+  NativeStubs stubs;
+  Vcpu vcpu;
+};
+
+}  // namespace ring3::hostcpu
