@@ -51,9 +51,13 @@ StopInfo InterpEngine::run() {
 
 bool InterpEngine::run_steps() {
   const CpuState& s = v_.s;
+  // Nothing raises the line while no port is touched and no timer runs, so it is asked for only once per look; while it is high, IF and
+  // the shadow decide at each boundary.
+  bool line = v_.bus.interrupt_requested();
   for (unsigned n = 0; n < steps_per_look; ++n) {
-    if ((s.eflags & flag::if_) != 0 && v_.bus.interrupt_requested()) {
+    if (line && (s.eflags & flag::if_) != 0) {
       if (stepper_.take_interrupt() == StepOutcome::stop) return false;
+      line = v_.bus.interrupt_requested();
     }
     switch (stepper_.step()) {
       case StepOutcome::ok: break;
