@@ -93,12 +93,23 @@ StopInfo BtEngine::loop() {
         continue;
       }
       host = cache_.base() + block->host_offset;
-      if (link_exit_ != ~0u && link_generation_ == cache_.generation()) cache_.link(link_exit_, *block);
-      link_exit_ = ~0u;
+      link_to(*block);
     }
     if (enter(host) == Next::stop) break;
   }
   return stop_;
+}
+
+void BtEngine::link_to(Block& block) {
+  const u32 number = link_exit_;
+  link_exit_ = ~0u;
+  if (number == ~0u || link_generation_ != cache_.generation()) return;
+  // An interrupt may have come between: EIP is not where the exit wanted to go then.
+  const CodeCache::Exit& exit = cache_.exit(number);
+  const BlockKey& from = exit.from->key;
+  if (exit.site.target != block.key.linear || from.mode != block.key.mode) return;
+  if ((from.physical >> page_shift) != (block.key.physical >> page_shift)) return;
+  cache_.link(number, block);
 }
 
 BtEngine::Next BtEngine::boundary() {

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::array<int, 4> fault_signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 constexpr std::size_t alternate_stack_size = 64 * 1024;
+constexpr long repeat_ns = 1'000'000;
 
 // A signal handler gets no argument of ours: the thread's record is the one piece of state it can find.
 thread_local FaultGuard::Record* current = nullptr;
@@ -128,6 +129,8 @@ void FaultGuard::arm(u64 at) {
   spec.it_value.tv_sec = static_cast<time_t>(at / 1'000'000'000u);
   spec.it_value.tv_nsec = static_cast<long>(at % 1'000'000'000u);
   if (at == 0) spec.it_value.tv_nsec = 1;
+  // Emitted code may overwrite the zero in `poll` when it re-arms after STI or POPF: the signal repeats until the event is handled.
+  spec.it_interval.tv_nsec = repeat_ns;
   timer_settime(timer_, TIMER_ABSTIME, &spec, nullptr);
 }
 

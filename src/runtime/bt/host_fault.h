@@ -31,7 +31,7 @@ class FaultGuard {
   // The timer fired since `clear_event`.
   [[nodiscard]] bool event() const { return record_.event != 0; }
   void clear_event() { record_.event = 0; }
-  // Fires once at host monotonic time `at` (ns); in the past: at once.
+  // Fires at host monotonic time `at` (ns), in the past: at once; then every millisecond until armed anew.
   void arm(u64 at);
 
   struct Record {
