@@ -69,6 +69,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   Next on_fault();
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare();                                          // export
+  void link_to(Block& block);                              // patches the exit that led here
   void rearm();
   void drop_resume();  // gives up going on inside a block
   void load_fpu();
