@@ -58,6 +58,13 @@ Fd create_file(const std::string& path, std::string_view what) {
   return fd;
 }
 
+void reserve_standard_files() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    // open() takes the lowest free number: this one.
+    if (::fcntl(fd, F_GETFD) < 0 && errno == EBADF) static_cast<void>(::open("/dev/null", O_RDWR));
+  }
+}
+
 bool write_all(int fd, std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t n = ::write(fd, bytes.data(), bytes.size());

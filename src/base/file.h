@@ -43,6 +43,10 @@ class Fd {
 // Creates or truncates `path` for writing. `what` is the option that asked for it. Throws UserError.
 [[nodiscard]] Fd create_file(const std::string& path, std::string_view what);
 
+// Opens /dev/null for those of the descriptors 0, 1 and 2 that the caller of the program closed. Without it the next file opened would take
+// the number, and guest output would go into that file. Call it before anything else is opened.
+void reserve_standard_files();
+
 // Writes all of `bytes`; false on an error (errno says which).
 [[nodiscard]] bool write_all(int fd, std::string_view bytes);
 

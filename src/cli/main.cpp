@@ -20,6 +20,7 @@ int fail(int status, std::string_view kind, const std::exception& error) {
 
 int main(int argc, char** argv) {
   using namespace ring3;
+  reserve_standard_files();
   try {
     const std::optional<Options> options = parse_command_line(argc, argv);
     if (!options) return exit_code::power_off;

@@ -4,12 +4,15 @@
 #include "base/error.h"
 #include "base/terminal.h"
 #include "cli/exit_code.h"
+#include "inspect/cache_listing.h"
 #include "inspect/state_report.h"
 #include "inspect/stats_report.h"
 #include "machine/host_check.h"
 
 #include <fmt/format.h>
 #include <unistd.h>
+#include <cerrno>
+#include <cstring>
 #include <string_view>
 
 namespace ring3 {
@@ -53,6 +56,12 @@ void report(const RunResult& result, const Machine& machine) {
   if (ending.abnormal) report_state(machine);
 }
 
+void dump_cache(const Machine& machine, int fd) {
+  bool good = true;
+  write_cache_listing(*machine.code_cache(), machine.ram(), [&](std::string_view text) { return good = write_all(fd, text); });
+  if (!good) to_stderr(fmt::format("ring3: --dump-cache: {}; the listing is not complete\n", std::strerror(errno)));
+}
+
 }  // namespace
 
 int run_machine(const Options& options) {
@@ -60,6 +69,7 @@ int run_machine(const Options& options) {
   TraceLog trace(options.trace, options.trace_file);
   MachineConfig config = options.machine;
   config.board.console = {STDIN_FILENO, STDOUT_FILENO, ::isatty(STDIN_FILENO) == 1};
+  const Fd dump = options.dump_cache.empty() ? Fd() : create_file(options.dump_cache, "--dump-cache");
   Machine machine(config, trace);
 
   RunResult result;
@@ -85,6 +95,7 @@ int run_machine(const Options& options) {
   }
   trace.flush();
   report(result, machine);
+  if (dump.valid()) dump_cache(machine, dump.get());
   if (options.stats) {
     const BoardCounts counts{machine.board().unknown_ports(), machine.board().unknown_memory(), machine.board().debug_bytes_lost()};
     to_stderr(stats_report(machine.stats(), counts, static_cast<double>(monotonic_now() - started) / 1e9));

@@ -1,10 +1,10 @@
 #include "inspect/state_report.h"
 
 #include "guest/cpu_state.h"
+#include "inspect/disassembly.h"
 #include "runtime/memory/memory.h"
 #include "runtime/memory/ram.h"
 
-#include <Zydis/Zydis.h>
 #include <fmt/format.h>
 #include <array>
 #include <iterator>
@@ -65,20 +65,15 @@ std::vector<u8> bytes_at(const Memory& memory, const GuestRam& ram, u32 linear, 
 
 void put_code(Out out, const CpuState& cpu, const Memory& memory, const GuestRam& ram) {
   const SegmentCache& cs = cpu.segment(Seg::cs);
-  const ZydisMachineMode mode = cs.big() ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LEGACY_16;
   const std::vector<u8> bytes = bytes_at(memory, ram, cs.base + cpu.eip, instructions_shown * longest_instruction);
   fmt::format_to(out, "code at EIP ({:04x}:{:08x}):\n", cs.selector, cpu.eip);
   if (bytes.empty()) fmt::format_to(out, "  not mapped to memory\n");
-  size_t at = 0;
+  u32 at = 0;
   for (unsigned i = 0; i < instructions_shown && at < bytes.size(); ++i) {
-    ZydisDisassembledInstruction instruction{};
-    const u32 eip = cpu.eip + static_cast<u32>(at);
-    const bool ok = ZYAN_SUCCESS(ZydisDisassembleIntel(mode, eip, bytes.data() + at, bytes.size() - at, &instruction));
-    const size_t length = ok ? instruction.info.length : 1;
-    std::string hex;
-    for (size_t b = 0; b < length; ++b) fmt::format_to(std::back_inserter(hex), "{:02x} ", bytes[at + b]);
-    fmt::format_to(out, "  {:08x}  {:<30} {}\n", eip, hex, ok ? instruction.text : "(not an instruction)");
-    at += length;
+    const u32 eip = cpu.eip + at;
+    const DisassembledLine line = disassemble(std::span(bytes).subspan(at), eip, cs.big() ? CodeWidth::bits32 : CodeWidth::bits16);
+    fmt::format_to(out, "  {:08x}  {:<30} {}\n", eip, line.bytes, line.text);
+    at += line.length;
   }
 }
 

@@ -65,6 +65,10 @@ Machine::Machine(const MachineConfig& config, TraceLog& trace)
   power_on();
 }
 
+const CodeCache* Machine::code_cache() const {
+  return config_.engine == EngineKind::bt ? &static_cast<const BtEngine&>(*engine_).cache() : nullptr;
+}
+
 void Machine::power_on() {
   board_.power_on();
   enter_protected_mode(ram_, cpu_, load_guest(ram_, config_.boot));

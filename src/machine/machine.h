@@ -63,6 +63,8 @@ class Machine {
   [[nodiscard]] const CpuState& cpu() const { return cpu_; }
   [[nodiscard]] const Memory& memory() const { return memory_; }
   [[nodiscard]] const GuestRam& ram() const { return ram_; }
+  // Null when the engine does not translate.
+  [[nodiscard]] const CodeCache* code_cache() const;
   [[nodiscard]] EngineStats stats() const { return engine_->stats(); }
 
  private:

@@ -1,0 +1,16 @@
+// The listing behind --dump-cache: every valid block with guest and host code side by side.
+#pragma once
+
+#include <functional>
+#include <string_view>
+
+namespace ring3 {
+
+class CodeCache;
+class GuestRam;
+
+// Hands the text to `out` in pieces, blocks in the order of their host addresses. Guest bytes come from RAM, which a valid block still
+// agrees with. `out` returns false to stop (disk full).
+void write_cache_listing(const CodeCache& cache, const GuestRam& ram, const std::function<bool(std::string_view)>& out);
+
+}  // namespace ring3

@@ -1,0 +1,22 @@
+// Instructions as text.
+#pragma once
+
+#include "base/types.h"
+
+#include <span>
+#include <string>
+
+namespace ring3 {
+
+enum class CodeWidth : u8 { bits16, bits32, bits64 };
+
+struct DisassembledLine {
+  u32 length = 1;
+  std::string bytes;  // hexadecimal, a space behind each
+  std::string text;
+};
+
+// The first instruction of `code` (not empty), which stands at `address`; a byte that begins none is a line of its own.
+[[nodiscard]] DisassembledLine disassemble(std::span<const u8> code, u64 address, CodeWidth width);
+
+}  // namespace ring3

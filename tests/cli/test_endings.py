@@ -1,0 +1,105 @@
+"""Exit statuses and what stands on stderr."""
+
+import signal
+import subprocess
+
+import support
+from support import DEBUG_EXIT, EXIT_33, FOREVER, HALT, RING3, elf, multiboot, out, say
+
+TRIPLE_FAULT = b"\x0f\x0b"  # ud2 without an IDT
+
+
+class Endings(support.Case):
+    def ends(self, kernel, *options):
+        return self.ring3("run", "--kernel", self.file("kernel", kernel), "--memory", "4M", *options)
+
+    def test_debug_exit(self):
+        for value in [0, 1, 0x10, 0x7F]:
+            done = self.ends(multiboot(out(0x501, value) + FOREVER), *DEBUG_EXIT)
+            self.assertEqual((done.returncode, done.stderr), (value << 1 | 1, b""))
+
+    def test_elf_kernel_and_serial_output(self):
+        done = self.ends(elf(say(b"hello\r\n") + EXIT_33), *DEBUG_EXIT)
+        self.assertEqual((done.returncode, done.stdout), (33, b"hello\r\n"))
+
+    def test_multiboot_magic_and_information(self):
+        code = b"\x3d\x02\xb0\xad\x2b\x75\x1a"  # cmp eax, 2badb002h; jne fail
+        code += b"\x8b\x43\x40\x81\x38ring\x75\x0f"  # mov eax, [ebx + 64]; cmp dword [eax], "ring"; jne fail
+        code += b"\x80\x78\x04\x33\x75\x09"  # cmp byte [eax + 4], '3'; jne fail
+        done = self.ends(multiboot(code + EXIT_33 + FOREVER), *DEBUG_EXIT, "--timeout", "20s")
+        self.assertEqual(done.returncode, 33, done.stderr.decode())
+
+    def test_power_off(self):
+        # SLP_EN and SLP_TYP 5 in PM1a_CNT: mov dx, 604h; mov ax, 3400h; out dx, ax
+        done = self.ends(multiboot(b"\x66\xba\x04\x06\x66\xb8\x00\x34\x66\xef" + FOREVER), "--timeout", "20s")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+
+    def test_reset(self):
+        for reset in [out(0x64, 0xFE), out(0xCF9, 0x06), out(0x92, 0x03)]:
+            done = self.ends(multiboot(reset + FOREVER), "--no-reboot", "--timeout", "20s")
+            self.assertEqual(done.returncode, 4, done.stderr.decode())
+
+    def test_reset_starts_again_with_fresh_memory(self):
+        # The byte at 200000h is 0 at power-on; the first life sets it and then resets. A second life that saw it set would say so.
+        code = b"\x80\x3d\x00\x00\x20\x00\x00\x75\x16"  # cmp byte [200000h], 0; jne +22
+        first = b"\xfe\x05\x00\x00\x20\x00" + say(b"a")  # inc byte [200000h]
+        self.assertEqual(len(first), 22)
+        kernel = self.file("kernel", multiboot(code + first + out(0x64, 0xFE) + FOREVER))
+        run = subprocess.Popen([RING3, "run", "--kernel", kernel, "--memory", "4M", "--timeout", "50s"], stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.assertEqual(run.stdout.read(3), b"aaa")
+        run.terminate()
+        self.assertIn(b"starting the guest again", run.communicate(timeout=support.PATIENCE)[1])
+
+    def test_triple_fault_shows_the_state(self):
+        done = self.ends(multiboot(b"\xb8\x44\x33\x22\x11" + TRIPLE_FAULT), "--no-reboot")  # mov eax, 11223344h
+        errors = done.stderr.decode()
+        self.assertEqual(done.returncode, 6, errors)
+        for part in ["triple fault", "EAX 11223344", "EIP 00100025", "CR0", "0f 0b", "ud2", "#UD"]:
+            self.assertIn(part, errors)
+
+    def test_halted_for_good(self):
+        done = self.ends(multiboot(b"\xfa" + HALT))
+        self.assertEqual(done.returncode, 8)
+        self.assertIn(b"interrupts off", done.stderr)
+
+    def test_timeout(self):
+        # Both while running and while halted with interrupts on.
+        for code in [FOREVER, b"\xfb\xf4\xeb\xfd"]:
+            done = self.ends(multiboot(code), "--timeout", "500ms")
+            self.assertEqual(done.returncode, 124, done.stderr.decode())
+            self.assertIn(b"ring3: timeout\nguest state: protected mode", done.stderr)
+
+    def test_help_and_version(self):
+        done = self.ring3("run", "--help")
+        self.assertEqual(done.returncode, 0)
+        for part in [b"124", b"triple fault", b"Ctrl-A x", b"--kernel"]:
+            self.assertIn(part, done.stdout)
+        done = self.ring3("--version")
+        self.assertEqual(done.returncode, 0)
+        self.assertRegex(done.stdout, rb"^ring3 \d")
+
+    def test_signals(self):
+        for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]:
+            run = subprocess.Popen([RING3, "run", "--kernel", self.file("kernel", multiboot(say(b"up") + FOREVER)), "--memory", "4M"],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                   preexec_fn=lambda: [signal.signal(n, signal.SIG_DFL) for n in (signal.SIGINT, signal.SIGHUP)])
+            self.assertEqual(run.stdout.read(2), b"up")
+            run.send_signal(number)
+            run.communicate(timeout=support.PATIENCE)
+            self.assertEqual(run.returncode, -number)
+
+    def test_statistics_and_dump(self):
+        listing = self.folder / "listing"
+        done = self.ends(multiboot(say(b"x") + EXIT_33), *DEBUG_EXIT, "--stats", "--dump-cache", str(listing))
+        self.assertEqual(done.returncode, 33)
+        for part in [b"guest instructions", b"blocks", b"expansion", b"time"]:
+            self.assertIn(part, done.stderr)
+        text = listing.read_text()
+        for part in ["linear 00100020", "mov dx, 0x3FD", "code32", "executed"]:
+            self.assertIn(part, text)
+
+    def test_trace(self):
+        trace = self.folder / "trace"
+        self.ends(multiboot(out(0x80, 0x5A) + EXIT_33), *DEBUG_EXIT, "--trace", "io", "--trace-file", str(trace))
+        self.assertIn("write 0x0080 size 1 = 0x5a", trace.read_text())
