@@ -35,6 +35,11 @@ void EngineExecutor::run(const Case& test, Outcome& out) {
   }
   const PhysAddr at{static_cast<u64>(guest_.code() - guest_.ram.base()) + (code_start - code_base)};
   guest_.memory.write_physical(at, code.data(), static_cast<u32>(code.size()));
+  run_again(test, out);
+}
+
+void EngineExecutor::run_again(const Case& test, Outcome& out) {
+  const Insn& insn = test.insn;
   guest_.enter(test.before, test.fpu);
   guest_.bus.stop = false;
   const u64 before = engine_->stepper().executed()[static_cast<unsigned>(insn.row)];

@@ -16,6 +16,9 @@ class EngineExecutor final : public Executor {
   [[nodiscard]] std::string name() const override { return "translator"; }
   [[nodiscard]] u8* data() override { return guest_.data(); }
   void run(const Case& test, Outcome& out) override;
+  // The same case once more without writing its code anew: an engine may have learnt something about the instruction, such as that its
+  // operand is misaligned.
+  void run_again(const Case& test, Outcome& out);
 
   // Whether the last case's own instruction ran in the interpreter.
   [[nodiscard]] bool interpreted() const { return interpreted_; }
