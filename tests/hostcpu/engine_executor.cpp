@@ -26,12 +26,14 @@ EngineExecutor::~EngineExecutor() = default;
 void EngineExecutor::run(const Case& test, Outcome& out) {
   const Insn& insn = test.insn;
   // The instruction, then INT to leave, or HLTs when jumps are to be seen. A write through Memory, so that the engine notices.
-  std::array<u8, 32> code{};
+  std::array<u8, 64> code{};
   code.fill(0xF4);
   std::memcpy(code.data(), insn.bytes.data(), insn.length);
+  std::memcpy(code.data() + insn.length, test.tail.data(), test.tail_length);
   if (!test.jumps) {
-    code[insn.length] = 0xCD;
-    code[insn.length + 1u] = leave_vector;
+    const u32 length = u32{insn.length} + test.tail_length;
+    code[length] = 0xCD;
+    code[length + 1] = leave_vector;
   }
   const PhysAddr at{static_cast<u64>(guest_.code() - guest_.ram.base()) + (code_start - code_base)};
   guest_.memory.write_physical(at, code.data(), static_cast<u32>(code.size()));

@@ -20,7 +20,9 @@ struct UserState {
 };
 
 struct Case {
-  Insn insn;           // insn.bytes[0 .. insn.length) stand at code_start
+  Insn insn;                  // insn.bytes[0 .. insn.length) stand at code_start
+  std::array<u8, 32> tail{};  // instructions that follow it: without memory operands, and they cannot fault
+  u8 tail_length = 0;
   UserState before;    // eip is code_start
   bool fpu = false;    // load, store and compare x87 and SSE state
   bool jumps = false;  // the instruction may go elsewhere than to the next one

@@ -36,6 +36,20 @@ bool is_stack_row(const Insn& insn) { return insn.info().family == Family::stack
 
 }  // namespace
 
+Generator::Generator(const Decoder& decoder, const Forms& forms, const std::vector<Row>& usable) : decoder_(decoder), forms_(forms) {
+  for (const Row row : usable) {
+    switch (row_info(row).family) {
+      case Family::alu:
+      case Family::shift:
+      case Family::bit:
+      case Family::mov:
+      case Family::flag: break;
+      default: continue;
+    }
+    if (row != Row::cli && row != Row::sti && row != Row::xlat && !forms.of(row).empty()) tail_rows_.push_back(row);
+  }
+}
+
 u32 Generator::address(u32 size) {
   const u32 back = values_.below(size) + (size > 1 ? 0 : 1);  // how much of the operand lies before a border
   switch (values_.below(32)) {
@@ -257,6 +271,21 @@ void Generator::jump_target(Case& out, std::span<u8> data) {
   }
 }
 
+// A few instructions on registers behind the one under test: they read its results and flags, or make its flags dead, which changes what
+// a translator may emit for it.
+void Generator::add_tail(Case& out) {
+  out.tail_length = 0;
+  if (out.jumps || out.insn.info().family == Family::decimal || values_.one_in(2)) return;
+  Case next;
+  for (u32 tries = 1 + values_.below(4); tries > 0; --tries) {
+    if (!assemble(tail_rows_[values_.below(static_cast<u32>(tail_rows_.size()))], next)) continue;
+    const Insn& insn = next.insn;
+    if (insn.has_memory || insn.lock || u32{out.tail_length} + insn.length > out.tail.size()) continue;
+    std::copy_n(insn.bytes.begin(), insn.length, out.tail.begin() + out.tail_length);
+    out.tail_length = static_cast<u8>(out.tail_length + insn.length);
+  }
+}
+
 void Generator::make(Row row, Case& out, std::span<u8> data) {
   for (;;) {
     if (!assemble(row, out)) continue;
@@ -270,7 +299,9 @@ void Generator::make(Row row, Case& out, std::span<u8> data) {
     }
     // Displacements and targets were patched: decode what stands there now.
     const Insn patched = out.insn;
-    if (decoder_.decode(std::span(patched.bytes.data(), patched.length), true, out.insn) == DecodeStatus::ok) return;
+    if (decoder_.decode(std::span(patched.bytes.data(), patched.length), true, out.insn) != DecodeStatus::ok) continue;
+    add_tail(out);
+    return;
   }
 }
 

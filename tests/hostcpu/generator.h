@@ -7,12 +7,14 @@
 #include "values.h"
 
 #include <span>
+#include <vector>
 
 namespace ring3::hostcpu {
 
 class Generator {
  public:
-  Generator(const Decoder& decoder, const Forms& forms) : decoder_(decoder), forms_(forms) {}
+  // `usable`: rows that the CPU model has, for the instructions that follow the one under test.
+  Generator(const Decoder& decoder, const Forms& forms, const std::vector<Row>& usable);
 
   // Restarts the random sequence.
   void seed(u64 seed) { values_ = Values(seed); }
@@ -26,6 +28,7 @@ class Generator {
   void fpu_state(FxImage& image);
   void implicit_addresses(Case& out, std::span<u8> data);
   [[nodiscard]] bool memory_operand(Case& out, std::span<u8> data);
+  void add_tail(Case& out);
   void jump_target(Case& out, std::span<u8> data);
   void special_contents(const Case& out, std::span<u8> data, u32 address);
 
@@ -36,6 +39,7 @@ class Generator {
 
   const Decoder& decoder_;
   const Forms& forms_;
+  std::vector<Row> tail_rows_;
   Values values_{0};
   u32 displacement_offset_ = 0;
   u32 displacement_size_ = 0;

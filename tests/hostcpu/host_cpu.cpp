@@ -238,8 +238,10 @@ void HostCpu::run(const Case& test, Outcome& out) {
   // The instruction, then a far jump to the 64-bit trampoline, or HLTs when jumps are to be seen.
   u8* const at = impl_->code + (code_start - code_base);
   std::memcpy(at, test.insn.bytes.data(), test.insn.length);
-  u8* const next = at + test.insn.length;
-  std::memset(next, 0xF4, 16);
+  std::memcpy(at + test.insn.length, test.tail.data(), test.tail_length);
+  const u32 length = u32{test.insn.length} + test.tail_length;
+  u8* const next = at + length;
+  std::memset(next, 0xF4, 64);
   if (!test.jumps) {
     const u32 target = trampoline_base;
     next[0] = 0xEA;
@@ -260,7 +262,7 @@ void HostCpu::run(const Case& test, Outcome& out) {
   out.after.eflags = static_cast<u32>(w.eflags);
   if (test.fpu) out.after.fpu = w.fpu;
   out.faulted = w.faulted != 0 && w.eip == code_start;
-  out.after.eip = w.faulted != 0 ? w.eip : code_start + test.insn.length;
+  out.after.eip = w.faulted != 0 ? w.eip : code_start + length;
   out.vector = 0;
   out.error_code = 0;
   out.address = 0;

@@ -1,16 +1,12 @@
 #include "interpreter.h"
 
 #include <cstring>
+#include <span>
 
 namespace ring3::hostcpu {
 
-void Interpreter::run(const Case& test, Outcome& out) {
-  const Insn& insn = test.insn;
-  // An instruction may read itself.
-  std::memcpy(guest_.code() + (code_start - code_base), insn.bytes.data(), insn.length);
-  guest_.enter(test.before, test.fpu);
+void Interpreter::execute(const Insn& insn, Outcome& out) {
   Vcpu& vcpu = guest_.vcpu;
-
   const Handler handler = handlers_.get(insn.row);
   Flow flow = Flow::missing;
   vcpu.missing = "no handler";
@@ -18,11 +14,6 @@ void Interpreter::run(const Case& test, Outcome& out) {
     do flow = handler(vcpu, insn);
     while (flow == Flow::again);
   }
-  out.failure[0] = 0;
-  out.faulted = false;
-  out.vector = 0;
-  out.error_code = 0;
-  out.address = 0;
   switch (flow) {
     case Flow::next: state_.eip += insn.length; break;
     case Flow::jumped: break;
@@ -35,6 +26,27 @@ void Interpreter::run(const Case& test, Outcome& out) {
     case Flow::missing: out.fail(vcpu.missing); break;
     case Flow::again:
     case Flow::halt: out.fail("unexpected flow"); break;
+  }
+}
+
+void Interpreter::run(const Case& test, Outcome& out) {
+  // An instruction may read itself.
+  std::memcpy(guest_.code() + (code_start - code_base), test.insn.bytes.data(), test.insn.length);
+  guest_.enter(test.before, test.fpu);
+  out.failure[0] = 0;
+  out.faulted = false;
+  out.vector = 0;
+  out.error_code = 0;
+  out.address = 0;
+  execute(test.insn, out);
+  for (u32 at = 0; at < test.tail_length && !out.faulted && out.failure[0] == 0;) {
+    Insn insn;
+    if (decoder_.decode(std::span(test.tail).subspan(at), true, insn) != DecodeStatus::ok) {
+      out.fail("the tail does not decode");
+      break;
+    }
+    execute(insn, out);
+    at += insn.length;
   }
   out.after.gpr = state_.gpr;
   out.after.eip = state_.eip;

@@ -1,6 +1,7 @@
 // The interpreter's rows, called one by one, as an executor.
 #pragma once
 
+#include "frontend/decoder.h"
 #include "guest.h"
 #include "runtime/interp/handlers.h"
 
@@ -16,9 +17,13 @@ class Interpreter final : public Executor {
   [[nodiscard]] bool has(Row row) const { return handlers_.get(row) != nullptr && guest_.model.has(row_info(row).feature); }
 
  private:
+  // Executes one instruction and advances EIP.
+  void execute(const Insn& insn, Outcome& out);
+
   CpuState state_;
   Guest guest_{state_};
   HandlerTable handlers_;
+  Decoder decoder_;
 };
 
 }  // namespace ring3::hostcpu

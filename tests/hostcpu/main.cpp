@@ -162,6 +162,14 @@ class Judge {
     }
   }
 
+  std::vector<Row> usable_rows() const {
+    std::vector<Row> out;
+    for (unsigned i = 0; i < row_count; ++i) {
+      if (interpreter_.has(static_cast<Row>(i))) out.push_back(static_cast<Row>(i));
+    }
+    return out;
+  }
+
   // Empty: equal.
   std::string judge(const Slot& slot, const Subject& subject, Execution& execution) {
     std::memcpy(subject.executor->data(), slot.before.data(), data_size);
@@ -188,8 +196,8 @@ class Judge {
   HostProcess host_;  // first: it forks
   Decoder decoder_;
   Forms forms_{decoder_};
-  Generator generator_{decoder_, forms_};
   Interpreter interpreter_;
+  Generator generator_{decoder_, forms_, usable_rows()};
   std::unique_ptr<EngineExecutor> engine_;
   std::vector<Subject> subjects_;
   std::vector<u8> data_;
