@@ -98,6 +98,7 @@ struct Board::Devices {
   DebugExit debug_exit;
   PostPort post;
   InterruptLine ferr;
+  bool ferr_level = false;
   CoprocessorLatch coprocessor;
   std::array<Timer*, 4> timers;
   BusMap map;
@@ -195,7 +196,11 @@ void Board::wait_for_event() {
   serve_host(at);
 }
 
-void Board::set_ferr(bool asserted) { devices_->ferr.set(asserted); }
+void Board::set_ferr(bool asserted) {
+  // IRQ 13 is a latch: FERR#'s edge sets it, only port F0h clears it (IBM PC/AT Technical Reference, "Math Coprocessor Control").
+  if (asserted && !devices_->ferr_level) devices_->ferr.set(true);
+  devices_->ferr_level = asserted;
+}
 
 const BusMap::Unknown& Board::unknown_ports() const { return devices_->map.unknown_ports(); }
 const BusMap::Unknown& Board::unknown_memory() const { return devices_->map.unknown_memory(); }

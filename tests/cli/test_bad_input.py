@@ -47,7 +47,7 @@ class BadInput(support.Case):
     def test_elf(self):
         self.refused_kernel(elf(HALT, elf_class=2), "64-bit")
         self.refused_kernel(elf(HALT, machine=62), "another processor")
-        self.refused_kernel(elf(HALT)[:90], "cut off")
+        self.refused_kernel(elf(HALT)[:96], "cut off")
         self.refused_kernel(elf(HALT, file_bytes=5000, memory=6000), "cut off")
         self.refused_kernel(elf(HALT, file_bytes=50, memory=20), "more bytes in the file")
         self.refused_kernel(elf(HALT, memory=0x80000000), "--memory")

@@ -1,5 +1,6 @@
 """Exit statuses and what stands on stderr."""
 
+import resource
 import signal
 import subprocess
 
@@ -69,6 +70,14 @@ class Endings(support.Case):
             done = self.ends(multiboot(code), "--timeout", "500ms")
             self.assertEqual(done.returncode, 124, done.stderr.decode())
             self.assertIn(b"ring3: timeout\nguest state: protected mode", done.stderr)
+
+    def test_idle_guest_costs_no_processor_time(self):
+        # sti; hlt; jmp: asleep for the whole run. A guest that spins would use all of it.
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        self.ends(multiboot(b"\xfb\xf4\xeb\xfd"), "--timeout", "3s")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        self.assertLess(used, 1.0)
 
     def test_help_and_version(self):
         done = self.ring3("run", "--help")
