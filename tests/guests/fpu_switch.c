@@ -191,38 +191,42 @@ static void lazy_switching(void) {
   pic_unmask(0);
   set_hook(v_no_fpu, on_no_fpu);
   set_hook(irq_base, on_timer_end_run);
-  for (u32 i = 0; i < 2; i++) {
-    tasks[i].cpu = user_cpu(worker);
-    tasks[i].cpu.eflags |= f_if;
-    tasks[i].cpu.ecx = i ? 30000 : 20000;
-    tasks[i].cpu.esi = (u32)slots[i];
-    tasks[i].cpu.esp -= i * 0x1000;
-    tasks[i].fpu = images_of_tasks[i];
-  }
-  pit_periodic(700);
-  while (!tasks[0].ended || !tasks[1].ended) {
-    write_cr0(read_cr0() | cr0_ts);
-    run_cpu(&tasks[current].cpu);
-    if (trap.vector == vector_done) {
-      tasks[current].ended = true;
-    } else if (trap.vector != irq_base) {
-      check_trap("worker", vector_done, 0, NULL);
-      break;
+  // A fast machine may be through before the timer comes: again until it came often enough.
+  for (u32 round = 0; lazy_loads < 20 && round < 10000; round++) {
+    fpu_owner = 2;
+    current = 0;
+    for (u32 i = 0; i < 2; i++) {
+      tasks[i] = (struct Task){user_cpu(worker), images_of_tasks[i], false, false};
+      tasks[i].cpu.eflags |= f_if;
+      tasks[i].cpu.ecx = i ? 60000 : 50000;
+      tasks[i].cpu.esi = (u32)slots[i];
+      tasks[i].cpu.esp -= i * 0x1000;
     }
-    tasks[current].cpu = trap.cpu;
-    switches++;
-    if (!tasks[1 - current].ended) current = 1 - current;
+    pit_periodic(700);
+    while (!tasks[0].ended || !tasks[1].ended) {
+      write_cr0(read_cr0() | cr0_ts);
+      run_cpu(&tasks[current].cpu);
+      if (trap.vector == vector_done) {
+        tasks[current].ended = true;
+      } else if (trap.vector != irq_base) {
+        check_trap("worker", vector_done, 0, NULL);
+        break;
+      }
+      tasks[current].cpu = trap.cpu;
+      switches++;
+      if (!tasks[1 - current].ended) current = 1 - current;
+    }
+    __asm__ volatile("clts");
+    pit_oneshot(0);
+    u32 sums[2] = {50000u * 50001 / 2, 60000u * 60001 / 2};
+    for (u32 i = 0; i < 2; i++) {
+      check("integer sum", tasks[i].cpu.edx, sums[i]);
+      check("x87 sum", tasks[i].cpu.eax, sums[i]);
+      check("SSE sum", tasks[i].cpu.ebx, sums[i]);
+    }
   }
-  __asm__ volatile("clts");
-  pit_oneshot(0);
-  u32 sums[2] = {20000u * 20001 / 2, 30000u * 30001 / 2};
-  for (u32 i = 0; i < 2; i++) {
-    check("integer sum", tasks[i].cpu.edx, sums[i]);
-    check("x87 sum", tasks[i].cpu.eax, sums[i]);
-    check("SSE sum", tasks[i].cpu.ebx, sums[i]);
-  }
-  check_true("there were switches", switches > 2);
-  check_true("and lazy loads", lazy_loads > 2);
+  check_true("there were switches", switches > 20);
+  check_true("and lazy loads", lazy_loads >= 20);
   set_hook(v_no_fpu, NULL);
 }
 
@@ -309,6 +313,8 @@ static void simd_exceptions(void) {
 
 void guest_main(void) {
   descriptors_init();
+  write_cr0((read_cr0() | cr0_ne) & ~(u32)(cr0_em | cr0_ts));
+  __asm__ volatile("fninit");  // a reset leaves every register in use and exceptions unmasked
   group("who faults");
   who_faults();
   group("saved images");

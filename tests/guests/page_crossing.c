@@ -108,6 +108,15 @@ static void set_pages(u32 first_flags, u32 second_flags) {
   use_space(&space);
 }
 
+// What was loaded was stored and popped: the x87 stack is empty again.
+static void check_fpu_empty(const char* what) {
+  struct {
+    u32 word[7];
+  } environment;
+  __asm__ volatile("fnstenv %0" : "=m"(environment));
+  if (!check(what, environment.word[2] & 0xFFFF, 0xFFFF)) __asm__ volatile("fninit");
+}
+
 enum { open_page = p_present | p_write | p_user };
 
 static void good(void) {
@@ -118,13 +127,15 @@ static void good(void) {
       struct Cpu cpu = prepare(c, border - before, before & 1);
       run_cpu(&cpu);
       check_done(c->what);
+      check_fpu_empty(c->what);
       bool same = true;
       for (u32 k = 0; k < c->size; k++) {
         u8 got = c->kind == reads ? value[k] : *byte_at(border - before + k);
         u8 want = c->kind == modifies ? (u8)~pattern(k) : pattern(k);
         if (got != want) same = false;
       }
-      check_true(c->what, same);
+      if (!check_true(c->what, same) && showing_failures())
+        printf("       %u bytes before the border: %x %x %x\n", before, *(u32*)value, *(u32*)(value + 4), *(u32*)(value + 8));
     }
   }
 }
