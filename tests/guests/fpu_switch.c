@@ -65,6 +65,28 @@ static u32 expected_vector(enum Kind kind, bool em, bool mp, bool ts, bool osfxs
   }
 }
 
+// TS set between two FPU instructions that may well be one block.
+SNIPPET(set_ts_between, "fninit\nfld1\nmov ebx, cr0\nor ebx, 8\nmov cr0, ebx\n" LABEL(set_ts_then) "fld1\n" DONE);
+SNIPPET(set_ts_lmsw, "fninit\nfld1\nsmsw bx\nor ebx, 8\nlmsw bx\n" LABEL(set_ts_lmsw_then) "fxch\n" DONE);
+SNIPPET(clear_ts_between, "fld1\nfninit\nclts\n" LABEL(clear_ts_then) "fld1\nfistp dword ptr [esi]\n" DONE);
+extern const u8 set_ts_then[], set_ts_lmsw_then[];
+
+static void task_switched_inside(void) {
+  for (u32 i = 0; i < 200; i++) {
+    struct Cpu cpu = kernel_cpu(i & 1 ? set_ts_between : set_ts_lmsw);
+    run_cpu(&cpu);
+    check_trap("TS set inside", v_no_fpu, 0, i & 1 ? set_ts_then : set_ts_lmsw_then);
+    cpu = kernel_cpu(clear_ts_between);
+    cpu.esi = (u32)scratch;
+    run_cpu(&cpu);
+    check_trap("still set", v_no_fpu, 0, clear_ts_between);
+    cpu.eip += 4;  // at CLTS
+    run_cpu(&cpu);
+    check_done("TS cleared inside");
+    __asm__ volatile("fninit");
+  }
+}
+
 static void who_faults(void) {
   u32 cr0 = read_cr0() & ~(u32)(cr0_em | cr0_mp | cr0_ts), cr4 = read_cr4() & ~(u32)cr4_osfxsr;
   for (u32 mode = 0; mode < 16; mode++) {
@@ -85,6 +107,7 @@ static void who_faults(void) {
   }
   write_cr4(cr4 | cr4_osfxsr);
   write_cr0(cr0 | cr0_mp | cr0_ne);
+  task_switched_inside();
   // CLTS, LMSW and SMSW see and change TS; FNSAVE and FXRSTOR obey it.
   write_cr0(read_cr0() | cr0_ts);
   __asm__ volatile("clts");

@@ -85,8 +85,9 @@ StopInfo BtEngine::loop() {
       continue;
     }
     u64 host = resume_;
+    const bool inside = host != 0;
     resume_ = 0;
-    if (host == 0) {
+    if (!inside) {
       Block* block = find_or_translate();
       if (block == nullptr) {
         if (step() == Next::stop) break;
@@ -95,7 +96,7 @@ StopInfo BtEngine::loop() {
       host = cache_.base() + block->host_offset;
       link_to(*block);
     }
-    if (enter(host) == Next::stop) break;
+    if (enter(host, inside) == Next::stop) break;
   }
   return stop_;
 }
@@ -178,9 +179,10 @@ void BtEngine::rearm() {
   guard_->arm(armed_);
 }
 
-void BtEngine::prepare() {
+void BtEngine::prepare(bool inside) {
   CpuState& s = v_.s;
-  if (s.fpu_live && (fpu_credit_-- == 0 || (s.cr0 & (cr0::ts | cr0::em)) != 0)) s.fpu_live = false;
+  // Inside a block the gate at its head may lie behind: the state stays live until a block is entered from its start.
+  if (s.fpu_live && ((!inside && fpu_credit_-- == 0) || (s.cr0 & (cr0::ts | cr0::em)) != 0)) s.fpu_live = false;
   export_state(s, v_.bus.interrupt_requested());
 }
 
@@ -190,10 +192,10 @@ void BtEngine::load_fpu() {
   ++counters_.fpu_loads;
 }
 
-BtEngine::Next BtEngine::enter(u64 host) {
+BtEngine::Next BtEngine::enter(u64 host, bool inside) {
   using contract::ExitReason;
   CpuState& s = v_.s;
-  prepare();
+  prepare(inside);
   s.link.resume_at = host;
   // The timer may have fired since boundary(): its zero in `poll` was overwritten just now.
   if (guard_->event()) s.link.poll = s.link.pending = 0;
@@ -224,7 +226,8 @@ BtEngine::Next BtEngine::enter(u64 host) {
 BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
   // Only the fall-through stays in the block, and only if the block, its mode and its page are still what they were.
   const bool stays = cache_.generation() == generation && point < block.insn_count() && compute_mode_bits(v_.s) == block.key.mode &&
-                     v_.s.eip == block.key.linear + block.points[point].guest_offset && v_.s.shadow == Shadow::none && !v_.s.halted;
+                     v_.s.eip == block.key.linear + block.points[point].guest_offset && v_.s.shadow == Shadow::none && !v_.s.halted &&
+                     (!block.uses_fpu || (v_.s.cr0 & (cr0::ts | cr0::em)) == 0);
   if (!stays) {
     counters_.skipped_instructions += block.insn_count() - std::min(point, block.insn_count());
     return Next::go_on;

@@ -63,12 +63,12 @@ class BtEngine final : public Engine, private CodeWatcher {
   Next boundary();     // events and interrupts at an instruction boundary; state is imported
   void select_mode();  // mode_ and the context for the current state
   [[nodiscard]] bool translatable() const;
-  Next step();           // one instruction in the interpreter
-  Next enter(u64 host);  // runs emitted code from `host`, handles its exit
+  Next step();                        // one instruction in the interpreter
+  Next enter(u64 host, bool inside);  // runs emitted code from `host`, handles its exit
   Next on_interpret(u32 number);
   Next on_fault();
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
-  void prepare();                                          // export
+  void prepare(bool inside);                               // export
   void link_to(Block& block);                              // patches the exit that led here
   void rearm();
   void drop_resume();  // gives up going on inside a block
