@@ -98,7 +98,8 @@ std::string difference(const Case& test, const Outcome& expected, const Outcome&
 std::string describe(const Case& test, std::span<const u8> data) {
   const UserState& s = test.before;
   std::string out = fmt::format("  bytes {:02x}", fmt::join(std::span(test.insn.bytes.data(), test.insn.length), " "));
-  if (test.tail_length != 0) out += fmt::format(" then {:02x}", fmt::join(std::span(test.tail.data(), test.tail_length), " "));
+  if (test.head_length != 0) out += fmt::format(" after {:02x}", fmt::join(std::span(test.head.data(), test.head_length), " "));
+  if (test.tail_length != 0) out += fmt::format(" before {:02x}", fmt::join(std::span(test.tail.data(), test.tail_length), " "));
   if (test.insn.has_memory) {
     const u32 a = operand_address(test);
     out += fmt::format(", operand at {:#x}", a);

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <new>
 
@@ -24,14 +25,11 @@ EngineExecutor::EngineExecutor()
 EngineExecutor::~EngineExecutor() = default;
 
 void EngineExecutor::run(const Case& test, Outcome& out) {
-  const Insn& insn = test.insn;
-  // The instruction, then INT to leave, or HLTs when jumps are to be seen. A write through Memory, so that the engine notices.
-  std::array<u8, 64> code{};
-  code.fill(0xF4);
-  std::memcpy(code.data(), insn.bytes.data(), insn.length);
-  std::memcpy(code.data() + insn.length, test.tail.data(), test.tail_length);
+  // The instructions, then INT to leave, or HLTs when jumps are to be seen. A write through Memory, so that the engine notices.
+  std::array<u8, 64> code = test.code();
+  const u32 length = test.length();
+  std::fill(code.begin() + length, code.end(), u8{0xF4});
   if (!test.jumps) {
-    const u32 length = u32{insn.length} + test.tail_length;
     code[length] = 0xCD;
     code[length + 1] = leave_vector;
   }
@@ -71,7 +69,7 @@ void EngineExecutor::run_again(const Case& test, Outcome& out) {
     return;
   }
   const bool arrived =
-      test.jumps && frame[1] != code_start &&
+      test.jumps && frame[1] != test.address() &&
       (vector == static_cast<u32>(Vector::general_protection) || (vector == static_cast<u32>(Vector::page) && state_.cr2 == frame[1]));
   if (arrived) return;
   out.faulted = true;

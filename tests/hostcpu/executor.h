@@ -5,6 +5,7 @@
 #include "guest/cpu_state.h"
 #include "layout.h"
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <string_view>
@@ -20,18 +21,32 @@ struct UserState {
 };
 
 struct Case {
-  Insn insn;                  // insn.bytes[0 .. insn.length) stand at code_start
-  std::array<u8, 32> tail{};  // instructions that follow it: without memory operands, and they cannot fault
+  Insn insn;  // under test
+  // Instructions around it: without memory operands, and they cannot fault. Those before it leave alone what its addresses are made of.
+  std::array<u8, 16> head{};
+  u8 head_length = 0;
+  std::array<u8, 32> tail{};
   u8 tail_length = 0;
   UserState before;    // eip is code_start
   bool fpu = false;    // load, store and compare x87 and SSE state
   bool jumps = false;  // the instruction may go elsewhere than to the next one
+
+  [[nodiscard]] u32 address() const { return code_start + head_length; }
+  [[nodiscard]] u32 length() const { return u32{head_length} + insn.length + tail_length; }
+  // All of it, as it stands at code_start.
+  [[nodiscard]] std::array<u8, 64> code() const {
+    std::array<u8, 64> out{};
+    std::copy_n(head.begin(), head_length, out.begin());
+    std::copy_n(insn.bytes.begin(), insn.length, out.begin() + head_length);
+    std::copy_n(tail.begin(), tail_length, out.begin() + head_length + insn.length);
+    return out;
+  }
 };
 
 // Both are plain data: they travel between processes in shared memory.
 struct Outcome {
   UserState after;
-  bool faulted = false;  // then `after.eip` is code_start
+  bool faulted = false;  // then `after.eip` is Case::address()
   u8 vector = 0;
   u32 error_code = 0;
   u32 address = 0;                 // page faults

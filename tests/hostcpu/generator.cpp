@@ -34,6 +34,31 @@ bool is_safe(u32 a) { return (a >= code_base && a < state_base - page) || a < 0x
 
 bool is_stack_row(const Insn& insn) { return insn.info().family == Family::stack || insn.row == Row::call || insn.row == Row::ret; }
 
+// Whether `before` writes a register that `insn` may make an address of. Where addresses are implicit, every register counts.
+bool changes_addresses(const Insn& before, const Insn& insn) {
+  switch (before.row) {
+    case Row::cwd:
+    case Row::cdq:
+    case Row::cbw:
+    case Row::cwde:
+    case Row::lahf:
+    case Row::salc:
+    case Row::cmpxchg: return true;  // implicit registers
+    default: break;
+  }
+  const Family family = insn.info().family;
+  const bool plain = family == Family::alu || family == Family::shift || family == Family::muldiv || family == Family::mov ||
+                     family == Family::x87 || family == Family::mmx || family == Family::sse;
+  for (unsigned i = 0; i < before.operand_count; ++i) {
+    const Operand& o = before.operand[i];
+    if (o.kind != OperandKind::reg || !o.written) continue;
+    const u8 reg = o.reg_class == RegClass::gpr8 ? o.reg & 3 : o.reg;
+    if (!plain || insn.row == Row::xlat || insn.row == Row::maskmovq || insn.row == Row::maskmovdqu) return true;
+    if (reg == insn.mem.base || reg == insn.mem.index) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 Generator::Generator(const Decoder& decoder, const Forms& forms, const std::vector<Row>& usable) : decoder_(decoder), forms_(forms) {
@@ -271,18 +296,26 @@ void Generator::jump_target(Case& out, std::span<u8> data) {
   }
 }
 
-// A few instructions on registers behind the one under test: they read its results and flags, or make its flags dead, which changes what
-// a translator may emit for it.
-void Generator::add_tail(Case& out) {
+// A few instructions on registers around the one under test. Those behind it read its results and flags, or make its flags dead, which
+// changes what a translator may emit for it; those before it move it away from the start of its block.
+void Generator::add_neighbours(Case& out) {
+  out.head_length = 0;
   out.tail_length = 0;
   if (out.jumps || out.insn.info().family == Family::decimal || values_.one_in(2)) return;
-  Case next;
+  Case other;
+  const auto next = [&](std::size_t room) {
+    if (!assemble(tail_rows_[values_.below(static_cast<u32>(tail_rows_.size()))], other)) return false;
+    return !other.insn.has_memory && !other.insn.lock && other.insn.length <= room;
+  };
   for (u32 tries = 1 + values_.below(4); tries > 0; --tries) {
-    if (!assemble(tail_rows_[values_.below(static_cast<u32>(tail_rows_.size()))], next)) continue;
-    const Insn& insn = next.insn;
-    if (insn.has_memory || insn.lock || u32{out.tail_length} + insn.length > out.tail.size()) continue;
-    std::copy_n(insn.bytes.begin(), insn.length, out.tail.begin() + out.tail_length);
-    out.tail_length = static_cast<u8>(out.tail_length + insn.length);
+    if (!next(out.tail.size() - out.tail_length)) continue;
+    std::copy_n(other.insn.bytes.begin(), other.insn.length, out.tail.begin() + out.tail_length);
+    out.tail_length = static_cast<u8>(out.tail_length + other.insn.length);
+  }
+  for (u32 tries = values_.below(4); tries > 0; --tries) {
+    if (!next(out.head.size() - out.head_length) || changes_addresses(other.insn, out.insn)) continue;
+    std::copy_n(other.insn.bytes.begin(), other.insn.length, out.head.begin() + out.head_length);
+    out.head_length = static_cast<u8>(out.head_length + other.insn.length);
   }
 }
 
@@ -300,7 +333,7 @@ void Generator::make(Row row, Case& out, std::span<u8> data) {
     // Displacements and targets were patched: decode what stands there now.
     const Insn patched = out.insn;
     if (decoder_.decode(std::span(patched.bytes.data(), patched.length), true, out.insn) != DecodeStatus::ok) continue;
-    add_tail(out);
+    add_neighbours(out);
     return;
   }
 }

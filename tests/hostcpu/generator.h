@@ -28,7 +28,7 @@ class Generator {
   void fpu_state(FxImage& image);
   void implicit_addresses(Case& out, std::span<u8> data);
   [[nodiscard]] bool memory_operand(Case& out, std::span<u8> data);
-  void add_tail(Case& out);
+  void add_neighbours(Case& out);
   void jump_target(Case& out, std::span<u8> data);
   void special_contents(const Case& out, std::span<u8> data, u32 address);
 

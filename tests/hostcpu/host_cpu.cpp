@@ -237,9 +237,9 @@ u8* HostCpu::data() { return impl_->read_only; }
 void HostCpu::run(const Case& test, Outcome& out) {
   // The instruction, then a far jump to the 64-bit trampoline, or HLTs when jumps are to be seen.
   u8* const at = impl_->code + (code_start - code_base);
-  std::memcpy(at, test.insn.bytes.data(), test.insn.length);
-  std::memcpy(at + test.insn.length, test.tail.data(), test.tail_length);
-  const u32 length = u32{test.insn.length} + test.tail_length;
+  const std::array<u8, 64> code = test.code();
+  const u32 length = test.length();
+  std::memcpy(at, code.data(), length);
   u8* const next = at + length;
   std::memset(next, 0xF4, 64);
   if (!test.jumps) {
@@ -261,7 +261,7 @@ void HostCpu::run(const Case& test, Outcome& out) {
   out.after.gpr = w.gpr;
   out.after.eflags = static_cast<u32>(w.eflags);
   if (test.fpu) out.after.fpu = w.fpu;
-  out.faulted = w.faulted != 0 && w.eip == code_start;
+  out.faulted = w.faulted != 0 && w.eip == test.address();
   out.after.eip = w.faulted != 0 ? w.eip : code_start + length;
   out.vector = 0;
   out.error_code = 0;

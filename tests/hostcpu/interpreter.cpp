@@ -31,18 +31,18 @@ void Interpreter::execute(const Insn& insn, Outcome& out) {
 
 void Interpreter::run(const Case& test, Outcome& out) {
   // An instruction may read itself.
-  std::memcpy(guest_.code() + (code_start - code_base), test.insn.bytes.data(), test.insn.length);
+  const std::array<u8, 64> code = test.code();
+  std::memcpy(guest_.code() + (code_start - code_base), code.data(), test.length());
   guest_.enter(test.before, test.fpu);
   out.failure[0] = 0;
   out.faulted = false;
   out.vector = 0;
   out.error_code = 0;
   out.address = 0;
-  execute(test.insn, out);
-  for (u32 at = 0; at < test.tail_length && !out.faulted && out.failure[0] == 0;) {
+  for (u32 at = 0; at < test.length() && !out.faulted && out.failure[0] == 0;) {
     Insn insn;
-    if (decoder_.decode(std::span(test.tail).subspan(at), true, insn) != DecodeStatus::ok) {
-      out.fail("the tail does not decode");
+    if (decoder_.decode(std::span(code).subspan(at, 15), true, insn) != DecodeStatus::ok) {
+      out.fail("the code around the instruction does not decode");
       break;
     }
     execute(insn, out);
