@@ -71,10 +71,7 @@ void RawTerminal::suspend() {
 void RawTerminal::resume() {
   if (!active()) return;
   termios raw = original_;
-  // Output processing stays as the user had it: the guest sends CR LF itself, and ring3's own messages need ONLCR.
-  const tcflag_t output = raw.c_oflag;
   ::cfmakeraw(&raw);
-  raw.c_oflag = output;
   set_attributes(fd_, raw);
 }
 

@@ -78,9 +78,11 @@ int run_machine(const Options& options) {
     RawTerminal terminal(STDIN_FILENO);
     machine.board().on_suspend([&terminal] { terminal.suspend(); }, [&terminal] { terminal.resume(); });
     try {
-      result = machine.run([&machine](const RunResult& why) {
+      result = machine.run([&](const RunResult& why) {
+        terminal.suspend();  // a raw terminal shows line feeds as such
         report(why, machine);
         to_stderr("ring3: starting the guest again\n");
+        terminal.resume();
       });
     } catch (const UserError&) {
       throw;  // a file that changed before a reboot

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <vector>
 
 namespace ring3 {
 
@@ -81,6 +82,8 @@ class Board final : public Bus, private Clock, private SerialSink {
   void request_stop(StopCause cause, u32 value = 0);
   void run_timers(Nanoseconds at);
   void serve_host(Nanoseconds at);
+  // True: the host has input, room for output or a signal for us.
+  bool sleep_until_event();
   void take_signals();
   void feed_uart();
 
@@ -91,6 +94,7 @@ class Board final : public Bus, private Clock, private SerialSink {
   Console console_;
   std::optional<Nanoseconds> timeout_at_;
   Nanoseconds next_host_visit_ = 0;
+  std::vector<pollfd> poll_;  // kept for its memory
   StopRequest stop_;
   Memory* memory_ = nullptr;
   std::function<void()> before_suspend_;

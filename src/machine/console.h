@@ -58,8 +58,9 @@ class Console {
   [[nodiscard]] bool has_input() const { return !input_.empty(); }
 
   // --- host side ---
-  // Moves what the host takes and gives without waiting.
+  // Move what the host takes and gives without waiting: both directions, or output only.
   void pump();
+  void flush();
   // What to wait for: appended to `fds`. Input from pipes and files is waited for only when the guest took what was there.
   void add_poll(std::vector<pollfd>& fds) const;
   // At the end of the run: writes what is queued, waiting at most `patience` nanoseconds without progress. False: bytes were given up.
@@ -74,7 +75,6 @@ class Console {
   static constexpr size_t flush_at = 2048;
 
   [[nodiscard]] size_t queued() const { return output_.size() - written_; }
-  void flush();
   void fill();
   void accept(char byte);
   void say(std::string_view text);
