@@ -26,6 +26,7 @@ static bool on_timer(struct Frame* frame) {
 
 // Runs with one timer request latched and no more to come.
 static void run_pending(struct Cpu cpu) {
+  pit_quiet();
   arrivals = 0;
   arrived_at = 0;
   pit_oneshot(100);
@@ -135,7 +136,7 @@ static void stack_segment_shadow(void) {
   run_cpu(&cpu);
   check_done("mov ss loop");
   check("never right after mov ss", shadow_broken, 0);
-  pit_oneshot(0);
+  pit_quiet();
   set_hook(irq_base, on_timer);
 }
 
@@ -150,17 +151,19 @@ static void halts(void) {
     check_arrival("sti; hlt with a pending request", 1, sti_hlt_at);
     check("goes on", trap.cpu.eax, 5);
     // The request comes later: HLT waits for it.
+    pit_quiet();
     arrivals = 0;
     pit_oneshot(3000);
     struct Cpu cpu = kernel_cpu(sti_hlt);
     run_cpu(&cpu);
     check_arrival("sti; hlt waits", 1, sti_hlt_at);
+    // With an instruction between, a tick may come before the HLT; the next one then ends it.
     arrivals = 0;
-    pit_oneshot(3000);
+    pit_periodic(3000);
     cpu = kernel_cpu(hlt_wait);
     run_cpu(&cpu);
     check_done("hlt waits");
-    check("hlt waits", arrivals, 1);
+    check_true("hlt waits", arrivals >= 1);
     check("after hlt", arrived_at, (u32)hlt_wait_at);
   }
 }

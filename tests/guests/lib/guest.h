@@ -197,6 +197,7 @@ u8 pic_read_irr(void);  // of the first 8259
 u8 pic_read_isr(void);
 void pit_periodic(u32 divisor);  // channel 0, mode 2
 void pit_oneshot(u32 count);     // channel 0, mode 0
+void pit_quiet(void);            // stops channel 0 and takes a request that is still latched: its hook must be set
 u32 pit_read(void);              // channel 0's counter
 void wait_irr(u8 mask);          // until a request is latched, interrupts off
 

@@ -59,6 +59,11 @@ void pit_oneshot(u32 count) {
   outb(0x40, (u8)(count >> 8));
 }
 
+void pit_quiet(void) {
+  outb(0x43, 0x30);  // mode 0 counts only once it was given a count
+  __asm__ volatile("sti\nnop\nnop\ncli" ::: "memory");
+}
+
 u32 pit_read(void) {
   outb(0x43, 0x00);
   u32 low = inb(0x40);
