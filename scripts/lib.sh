@@ -25,8 +25,11 @@ need_packages() {
     die "cannot install: ${missing[*]}"
 }
 
-# Package names listed in scripts/packages.
-listed_packages() { grep -v '^#' "$root_dir/scripts/packages"; }
+# Package names listed in scripts/packages.NAME for each of the names.
+listed_packages() {
+  local name
+  for name in "$@"; do grep -v '^#' "$root_dir/scripts/packages.$name"; done
+}
 
 # Configures (once) and builds the named targets, or everything, of a CMake preset.
 build() {
