@@ -9,6 +9,7 @@
 #include <unistd.h>
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 
 namespace ring3 {
@@ -56,6 +57,39 @@ Fd create_file(const std::string& path, std::string_view what) {
     throw UserError(
         fmt::format("{} {}: cannot write: {}; name a file in a folder you can write to", what, in_quotes(path), std::strerror(errno)));
   return fd;
+}
+
+NewFile::NewFile(const std::string& path, std::string_view what) : path_(path) {
+  struct stat st {};
+  const bool exists = ::stat(path.c_str(), &st) == 0;
+  // Opening a file that exists finds out whether it may be replaced; O_TRUNC waits until there is something to put into it.
+  if (exists) fd_ = Fd(::open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+  if (exists && fd_.valid() && !S_ISREG(st.st_mode)) return;
+  if (!exists || fd_.valid()) {
+    if (char* real = exists ? ::realpath(path.c_str(), nullptr) : nullptr) {  // keeps a symbolic link in its place
+      path_ = real;
+      std::free(real);
+    }
+    temporary_ = fmt::format("{}.{}.tmp", path_, ::getpid());
+    fd_ = Fd(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, exists ? st.st_mode & 0777u : 0666u));
+  }
+  if (fd_.valid()) return;
+  temporary_.clear();
+  throw UserError(
+      fmt::format("{} {}: cannot write: {}; name a file in a folder you can write to", what, in_quotes(path), std::strerror(errno)));
+}
+
+NewFile::~NewFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+}
+
+bool NewFile::write(std::string_view bytes) { return write_all(fd_.get(), bytes); }
+
+bool NewFile::commit() {
+  if (temporary_.empty()) return true;
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) return false;
+  temporary_.clear();
+  return true;
 }
 
 void reserve_standard_files() {

@@ -43,6 +43,26 @@ class Fd {
 // Creates or truncates `path` for writing. `what` is the option that asked for it. Throws UserError.
 [[nodiscard]] Fd create_file(const std::string& path, std::string_view what);
 
+// A file that appears under its name only when it is complete: what is written goes to a temporary file beside it, which commit() renames.
+// If the name stands for something that is no regular file (a pipe, a terminal), the text goes there directly.
+class NewFile {
+ public:
+  // `what` is the option that asked for it. Throws UserError if the file could not be written now.
+  NewFile(const std::string& path, std::string_view what);
+  ~NewFile();  // without commit(): nothing remains
+  NewFile(const NewFile&) = delete;
+  NewFile& operator=(const NewFile&) = delete;
+
+  // False on an error (errno says which).
+  [[nodiscard]] bool write(std::string_view bytes);
+  [[nodiscard]] bool commit();
+
+ private:
+  std::string path_;
+  std::string temporary_;  // empty: `fd_` is the file itself, or the temporary one was renamed
+  Fd fd_;
+};
+
 // Opens /dev/null for those of the descriptors 0, 1 and 2 that the caller of the program closed. Without it the next file opened would take
 // the number, and guest output would go into that file. Call it before anything else is opened.
 void reserve_standard_files();

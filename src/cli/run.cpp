@@ -13,6 +13,8 @@
 #include <unistd.h>
 #include <cerrno>
 #include <cstring>
+#include <optional>
+#include <string>
 #include <string_view>
 
 namespace ring3 {
@@ -56,10 +58,20 @@ void report(const RunResult& result, const Machine& machine) {
   if (ending.abnormal) report_state(machine);
 }
 
-void dump_cache(const Machine& machine, int fd) {
+void dump_cache(const Machine& machine, NewFile& file) {
+  // Blocks are small: some thousand of them a write.
+  constexpr size_t write_at = size_t{1} << 20;
+  std::string text;
   bool good = true;
-  write_cache_listing(*machine.code_cache(), machine.ram(), [&](std::string_view text) { return good = write_all(fd, text); });
-  if (!good) to_stderr(fmt::format("ring3: --dump-cache: {}; the listing is not complete\n", std::strerror(errno)));
+  write_cache_listing(*machine.code_cache(), machine.ram(), [&](std::string_view piece) {
+    text += piece;
+    if (text.size() < write_at) return true;
+    good = file.write(text);
+    text.clear();
+    return good;
+  });
+  if (!good || !file.write(text) || !file.commit())
+    to_stderr(fmt::format("ring3: --dump-cache: {}; there is no listing\n", std::strerror(errno)));
 }
 
 }  // namespace
@@ -69,7 +81,8 @@ int run_machine(const Options& options) {
   TraceLog trace(options.trace, options.trace_file);
   MachineConfig config = options.machine;
   config.board.console = {STDIN_FILENO, STDOUT_FILENO, ::isatty(STDIN_FILENO) == 1};
-  const Fd dump = options.dump_cache.empty() ? Fd() : create_file(options.dump_cache, "--dump-cache");
+  std::optional<NewFile> dump;
+  if (!options.dump_cache.empty()) dump.emplace(options.dump_cache, "--dump-cache");
   Machine machine(config, trace);
 
   RunResult result;
@@ -97,7 +110,7 @@ int run_machine(const Options& options) {
   }
   trace.flush();
   report(result, machine);
-  if (dump.valid()) dump_cache(machine, dump.get());
+  if (dump) dump_cache(machine, *dump);
   if (options.stats) {
     const BoardCounts counts{machine.board().unknown_ports(), machine.board().unknown_memory(), machine.board().debug_bytes_lost()};
     to_stderr(stats_report(machine.stats(), counts, static_cast<double>(monotonic_now() - started) / 1e9));

@@ -9,8 +9,8 @@ namespace ring3 {
 class CodeCache;
 class GuestRam;
 
-// Hands the text to `out` in pieces, blocks in the order of their host addresses. Guest bytes come from RAM, which a valid block still
-// agrees with. `out` returns false to stop (disk full).
+// Hands the text to `out` in pieces: totals, then the blocks, those executed most often first, equal ones by guest linear address.
+// Guest bytes come from RAM as it is now. `out` returns false to stop (disk full).
 void write_cache_listing(const CodeCache& cache, const GuestRam& ram, const std::function<bool(std::string_view)>& out);
 
 }  // namespace ring3

@@ -105,8 +105,22 @@ class Endings(support.Case):
         for part in [b"guest instructions", b"blocks", b"expansion", b"time"]:
             self.assertIn(part, done.stderr)
         text = listing.read_text()
-        for part in ["linear 00100020", "mov dx, 0x3FD", "code32", "executed"]:
+        for part in ["block 00100020", "mov dx, 0x3FD", "code32", "executed", "[poll]"]:
             self.assertIn(part, text)
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["kernel", "listing"])
+
+    def test_dump_replaces_a_file_only_when_it_is_complete(self):
+        listing = self.folder / "listing"
+        listing.write_text("old")
+        link = self.folder / "link"
+        link.symlink_to(listing)
+        self.assertEqual(self.ends(multiboot(b"\xfa" + HALT)[:20], "--dump-cache", str(link)).returncode, 2)
+        self.assertEqual(listing.read_text(), "old")
+        self.ends(multiboot(b"\xfa" + HALT), "--dump-cache", str(link))
+        self.assertTrue(link.is_symlink())
+        self.assertIn("block 00100020", listing.read_text())
+        done = self.ends(multiboot(b"\xfa" + HALT), "--dump-cache", "/dev/stdout")
+        self.assertIn(b"block 00100020", done.stdout)
 
     def test_trace(self):
         trace = self.folder / "trace"
