@@ -153,8 +153,8 @@
   X(rdpmc, RDPMC, system, base, runtime, 0x0, 0x0, 0x0) \
   X(rdrand, RDRAND, system, rdrand, runtime, 0x0, 0x8D5, 0x0) \
   X(rdseed, RDSEED, system, rdseed, runtime, 0x0, 0x8D5, 0x0) \
-  X(rdtsc, RDTSC, system, tsc, runtime, 0x0, 0x0, 0x0) \
-  X(rdtscp, RDTSCP, system, rdtscp, runtime, 0x0, 0x0, 0x0) \
+  X(rdtsc, RDTSC, system, tsc, in_cache, 0x0, 0x0, 0x0) \
+  X(rdtscp, RDTSCP, system, rdtscp, in_cache, 0x0, 0x0, 0x0) \
   X(ret, RET, control, base, expand, 0x0, 0x0, 0x0) \
   X(ret_far, RET, control, base, runtime, 0x0, 0x0, 0x0) \
   X(rol, ROL, shift, base, copy, 0x0, 0x1, 0x800) \

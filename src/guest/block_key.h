@@ -17,6 +17,7 @@ inline constexpr u32 osfxsr = 1u << 6;           // CR4.OSFXSR: SSE is #UD witho
 inline constexpr u32 cpl0 = 1u << 7;             // CPL 0: privileged instructions need no check (CPL 1 and 2 have neither bit)
 inline constexpr u32 cs_flat = 1u << 8;          // CS: base 0, limit 4 GiB
 inline constexpr u32 protected_mode = 1u << 9;  // CR0.PE: segment loads read descriptors
+inline constexpr u32 tsc_faults = 1u << 10;     // CR4.TSD and CPL > 0: RDTSC is #GP(0)
 }  // namespace mode
 
 struct BlockKey {

@@ -68,6 +68,8 @@ inline constexpr i32 cr0 = offsetof(CpuState, cr0);
 inline constexpr i32 cr2 = offsetof(CpuState, cr2);
 inline constexpr i32 cr3 = offsetof(CpuState, cr3);
 inline constexpr i32 cr4 = offsetof(CpuState, cr4);
+inline constexpr i32 tsc_offset = offsetof(CpuState, tsc_offset);
+inline constexpr i32 tsc_aux = offsetof(CpuState, msr) + static_cast<i32>(offsetof(MsrState, tsc_aux));
 inline constexpr i32 fpu_live = offsetof(CpuState, fpu_live);
 inline constexpr i32 fpu = offsetof(CpuState, fpu);
 [[nodiscard]] constexpr i32 selector(unsigned segment) {

@@ -24,7 +24,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   if (counter != nullptr) count_execution(counter);
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
-    out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), true});
+    out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
     unaligned_here_ = unaligned_.contains(key_.physical + guest_offset_);
     if (index_ != 0 && poll_at_ == index_) poll();
     emit_insn(insn);
@@ -32,7 +32,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     guest_offset_ += insn.length;
     ++index_;
   }
-  out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), true});
+  out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
   if (!ended_) {
     if (poll_at_ == index_) poll();
     jump_direct(key_.linear + guest_offset_);

@@ -92,6 +92,7 @@ class Emitter {
   bool emit_pushf(const Insn& insn);
   bool emit_popf(const Insn& insn);
   bool emit_sti();
+  bool emit_rdtsc(const Insn& insn);
 
   asmjit::x86::Assembler a_;
   const TranslatorOptions& options_;

@@ -38,6 +38,8 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       a_.mov(gpr32(insn.operand[0].reg), field(from, 4));
       return true;
     }
+    case Row::rdtsc:
+    case Row::rdtscp: return emit_rdtsc(insn);
     case Row::mov_from_sreg: {
       const x86::Mem selector = field(offset::selector(insn.operand[1].reg), 2);
       if (insn.has_memory) {
@@ -60,6 +62,22 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       return true;
     default: return false;
   }
+}
+
+// The guest's counter is the host's plus an offset; flags stay as they are.
+bool Emitter::emit_rdtsc(const Insn& insn) {
+  if ((key_.mode & mode::tsc_faults) != 0) return false;
+  if (insn.row == Row::rdtscp) a_.lfence();  // it waits for earlier instructions (SDM vol. 2, RDTSCP)
+  a_.rdtsc();
+  a_.mov(x86::r9d, 32);
+  a_.shlx(x86::rdx, x86::rdx, x86::r9);
+  a_.lea(x86::rax, x86::ptr(x86::rax, x86::rdx));
+  a_.mov(x86::r8, field(offset::tsc_offset, 8));
+  a_.lea(x86::rax, x86::ptr(x86::rax, x86::r8));
+  a_.shrx(x86::rdx, x86::rax, x86::r9);
+  a_.mov(x86::eax, x86::eax);
+  if (insn.row == Row::rdtscp) a_.mov(x86::ecx, field(offset::tsc_aux, 4));
+  return true;
 }
 
 // STI holds interrupts off until the next instruction is done (SDM vol. 3, 6.8.3): the poll stands before the one after it. Where this

@@ -52,6 +52,7 @@ bool Emitter::emit_string(const Insn& insn) {
     return false;
   }
   const bool rep = insn.rep != Rep::none;
+  out_->points.back().rep_string = rep;
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();
   const Label again = a_.newLabel();

@@ -10,9 +10,10 @@ namespace ring3 {
 // Where a guest instruction's host code starts. Everything from one point to the next belongs to that instruction; the last point of a
 // block stands for "behind the last instruction".
 struct InsnPoint {
-  u32 host_offset = 0;   // from the block's first host byte
-  u16 guest_offset = 0;  // from the block's first guest byte
-  bool emitted = true;   // false: the point leads to the interpreter
+  u32 host_offset = 0;      // from the block's first host byte
+  u16 guest_offset = 0;     // from the block's first guest byte
+  bool emitted = true;      // false: the point leads to the interpreter
+  bool rep_string = false;  // may hand over to the interpreter between two iterations
 };
 
 // A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the

@@ -34,6 +34,12 @@ u64 make_return_region() {
   return reinterpret_cast<u64>(p);
 }
 
+// The two runs of a block would read different times.
+TranslatorOptions for_lockstep(TranslatorOptions options, bool lockstep) {
+  if (lockstep) options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
+  return options;
+}
+
 }  // namespace
 
 BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
@@ -41,11 +47,16 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
       region_(region),
       options_(options),
       cache_(region),
-      translator_(options.translator, cache_.stubs(), cache_.base()),
+      translator_(for_lockstep(options.translator, options.lockstep), cache_.stubs(), cache_.base()),
       stepper_(vcpu),
       return_region_(make_return_region()) {
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
   v_.mem.set_watcher(this);
+  if (options_.lockstep) {
+    options_.chain = false;
+    record_ = std::make_unique<LockstepRecord>(v_.mem.ram());
+    saved_state_ = std::make_unique<CpuState>();
+  }
 }
 
 BtEngine::~BtEngine() {
@@ -95,6 +106,10 @@ StopInfo BtEngine::loop() {
       }
       host = cache_.base() + block->host_offset;
       link_to(*block);
+      if (options_.lockstep) {
+        if (enter_lockstep(*block) == Next::stop) break;
+        continue;
+      }
     }
     if (enter(host, inside) == Next::stop) break;
   }
@@ -193,7 +208,11 @@ void BtEngine::load_fpu() {
 }
 
 BtEngine::Next BtEngine::enter(u64 host, bool inside) {
-  using contract::ExitReason;
+  run_emitted(host, inside);
+  return handle_exit();
+}
+
+void BtEngine::run_emitted(u64 host, bool inside) {
   CpuState& s = v_.s;
   prepare(inside);
   s.link.resume_at = host;
@@ -208,6 +227,11 @@ BtEngine::Next BtEngine::enter(u64 host, bool inside) {
     s.fpu.fip = site.block != nullptr ? site.block->key.linear + site.block->points[site.point].guest_offset : 0;
     s.fpu.fdp = 0;
   }
+}
+
+BtEngine::Next BtEngine::handle_exit() {
+  using contract::ExitReason;
+  CpuState& s = v_.s;
   switch (static_cast<ExitReason>(s.link.exit_reason)) {
     case ExitReason::lookup: ++counters_.exits_lookup; return Next::go_on;
     case ExitReason::link:

@@ -5,6 +5,7 @@
 
 #include "codecache/code_cache.h"
 #include "runtime/bt/host_fault.h"
+#include "runtime/bt/lockstep.h"
 #include "runtime/engine.h"
 #include "runtime/interp/stepper.h"
 #include "runtime/vcpu.h"
@@ -28,6 +29,7 @@ struct BtCounters {
   u64 polls = 0;
   u64 fpu_loads = 0;
   u64 unaligned_sites = 0;
+  u64 lockstep_blocks = 0;       // block executions compared
   u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
   u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
   u64 cycles_translating = 0;
@@ -44,6 +46,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   [[nodiscard]] EngineStats stats() const override;
 
   [[nodiscard]] const CodeCache& cache() const { return cache_; }
+  // The block that a lockstep difference was found in, or null.
+  [[nodiscard]] const Block* difference() const { return difference_; }
   [[nodiscard]] const BtCounters& counters() const { return counters_; }
   [[nodiscard]] const Stepper& stepper() const { return stepper_; }
   // Guest instructions that ran as emitted code; exact only with BtOptions::count.
@@ -65,6 +69,10 @@ class BtEngine final : public Engine, private CodeWatcher {
   [[nodiscard]] bool translatable() const;
   Next step();                        // one instruction in the interpreter
   Next enter(u64 host, bool inside);  // runs emitted code from `host`, handles its exit
+  void run_emitted(u64 host, bool inside);
+  Next handle_exit();
+  Next enter_lockstep(Block& block);
+  bool rehearse(Block& block);
   Next on_interpret(u32 number);
   Next on_fault();
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
@@ -92,6 +100,9 @@ class BtEngine final : public Engine, private CodeWatcher {
   GuestBlock guest_;
   TranslatedBlock translated_;
   std::unique_ptr<FaultGuard> guard_;
+  std::unique_ptr<LockstepRecord> record_;  // lockstep checking only
+  std::unique_ptr<CpuState> saved_state_;
+  const Block* difference_ = nullptr;
   StopInfo stop_;
   u32 mode_ = ~0u;
   u64 armed_ = 0;

@@ -14,7 +14,7 @@ namespace {
 constexpr u32 longest_insn = 15;
 constexpr std::size_t most_unaligned_sites = 1u << 20;
 constexpr u32 largest_instruction_write = 64;  // bytes
-constexpr u32 writes_before_giving_up = 32;  // a code page written this often becomes a data page until it is executed again
+constexpr u32 writes_before_giving_up = 32;    // a code page written this often becomes a data page until it is executed again
 
 }  // namespace
 

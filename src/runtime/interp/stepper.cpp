@@ -171,6 +171,7 @@ StepOutcome Stepper::take_interrupt() {
 }
 
 StepOutcome Stepper::finish(Delivery delivery) {
+  ++deliveries_;
   switch (delivery) {
     case Delivery::done: return StepOutcome::ok;
     case Delivery::triple_fault: stop_ = {StopReason::triple_fault, "a fault while delivering a double fault"}; break;

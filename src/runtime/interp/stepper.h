@@ -54,6 +54,8 @@ class Stepper {
   [[nodiscard]] const StopInfo& stop_info() const { return stop_; }
   // Of the instruction executed last.
   [[nodiscard]] Row last_row() const { return last_row_; }
+  // Exceptions and interrupts delivered so far.
+  [[nodiscard]] u64 deliveries() const { return deliveries_; }
   // Executed by the interpreter, by row; the last element counts invalid opcodes.
   [[nodiscard]] const std::array<u64, row_count + 1>& executed() const { return executed_; }
   // Exceptions and interrupts delivered, by vector.
@@ -78,6 +80,7 @@ class Stepper {
   Cache* cache_;
   StopInfo stop_;
   Row last_row_ = Row::invalid;
+  u64 deliveries_ = 0;
   std::array<u64, row_count + 1> executed_{};
   std::array<u64, 256> delivered_{};
   ExceptionLog exceptions_;

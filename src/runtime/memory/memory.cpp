@@ -59,6 +59,7 @@ struct Memory::Impl {
 
   CpuState& cpu;
   PhysicalMemory physical;
+  WriteJournal* journal = nullptr;
   PageWalker walker;
   SoftTables tables;
   FetchTlb fetch_tlb;
@@ -152,6 +153,8 @@ Memory::~Memory() = default;
 
 void Memory::set_watcher(CodeWatcher* watcher) { impl_->physical.set_watcher(watcher); }
 
+void Memory::set_journal(WriteJournal* journal) { impl_->journal = journal; }
+
 bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault) {
   if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
     if (const u64 entry = context->reads()[linear >> page_shift]; entry != 0) {
@@ -167,7 +170,8 @@ bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault)
 }
 
 bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& fault) {
-  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
+  if (const Context* context = impl_->tables.data_if_any(user);
+      context != nullptr && !crosses(linear, size) && impl_->journal == nullptr) {
     if (const u64 entry = context->writes()[linear >> page_shift]; entry != 0) {
       copy(host(entry, linear), in, size);
       return true;
@@ -175,6 +179,13 @@ bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& 
   }
   Impl::Parts parts;
   if (!impl_->translate_parts(linear, size, Access::write, user, parts, fault)) return false;
+  if (impl_->journal != nullptr) {
+    const u8* bytes = static_cast<const u8*>(in);
+    if (parts.first.ram) impl_->journal->record(parts.first.address, ram_.at(parts.first.address), bytes, parts.first_size);
+    if (parts.second_size != 0 && parts.second.ram) {
+      impl_->journal->record(parts.second.address, ram_.at(parts.second.address), bytes + parts.first_size, parts.second_size);
+    }
+  }
   impl_->physical.write(parts.first.address.value, in, parts.first_size);
   if (parts.second_size != 0) {
     impl_->physical.write(parts.second.address.value, static_cast<const u8*>(in) + parts.first_size, parts.second_size);
@@ -192,6 +203,7 @@ bool Memory::probe_write(u32 linear, unsigned size, bool user, Fault& fault) {
 
 u8* Memory::direct(u32 linear, Access access, bool user) {
   const u32 page = linear >> page_shift;
+  if (access == Access::write && impl_->journal != nullptr) return nullptr;
   if (access == Access::execute) {
     const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user);
     return known != nullptr && known->ram ? ram_.at({known->page | (linear & page_mask)}) : nullptr;

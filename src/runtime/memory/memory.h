@@ -31,6 +31,15 @@ class CodeWatcher {
   virtual void all_unmapped(bool keep_global) = 0;
 };
 
+// Records what linear writes change, so that they can be taken back (lockstep checking). A/D bits are not part of it: setting them twice
+// does no harm.
+class WriteJournal {
+ public:
+  virtual ~WriteJournal() = default;
+  // `size` (1..16) bytes of RAM at `address` are about to change from `before` to `after`.
+  virtual void record(PhysAddr address, const u8* before, const u8* after, unsigned size) = 0;
+};
+
 struct Translation {
   PhysAddr address;
   bool ram = false;     // backed by guest RAM; otherwise the bus answers
@@ -64,6 +73,8 @@ class Memory {
   Memory& operator=(const Memory&) = delete;
 
   void set_watcher(CodeWatcher* watcher);
+  // While set, every linear write to RAM is recorded before it happens, and `direct` refuses writes. Null ends it.
+  void set_journal(WriteJournal* journal);
 
   // --- linear accesses (segmentation already applied) ---
   // Each returns false after filling `fault`; nothing was written then, also when only the second page of the access is absent.
