@@ -154,7 +154,9 @@ BtEngine::Next BtEngine::boundary() {
       return Next::stop;
     }
     s.shadow = Shadow::none;
+    const u64 start = options_.count ? __rdtsc() : 0;
     v_.bus.wait_for_event();
+    if (options_.count) counters_.cycles_waiting += __rdtsc() - start;
   }
 }
 

@@ -33,6 +33,7 @@ struct BtCounters {
   u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
   u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
   u64 cycles_translating = 0;
+  u64 cycles_waiting = 0;  // HLT
 };
 
 class BtEngine final : public Engine, private CodeWatcher {

@@ -29,7 +29,7 @@ EngineStats BtEngine::stats() const {
   out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);
   out.time_translating = cycles_to_ns(counters_.cycles_translating);
   const u64 all = run_ns_;
-  const u64 known = out.time_in_cache + out.time_translating;
+  const u64 known = out.time_in_cache + out.time_translating + cycles_to_ns(counters_.cycles_waiting);
   out.time_in_runtime = all > known ? all - known : 0;
   return out;
 }
