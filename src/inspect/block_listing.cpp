@@ -11,6 +11,9 @@
 namespace ring3 {
 namespace {
 
+// A block is at least as long as the patch that kills it, so that bytes may stand behind its code that are none. Ways out take more.
+constexpr u32 most_padding = 15;
+
 std::string name_of_place(const Block& block, const CodeCache& cache, const NameOfBlock& name_of_block, u64 host) {
   if (!cache.region().contains(host)) {
     return host == reinterpret_cast<u64>(block.counter) ? "execution counter" : std::string();
@@ -22,7 +25,7 @@ std::string name_of_place(const Block& block, const CodeCache& cache, const Name
   const u64 inside = offset - block.host_offset;
   for (const u32 number : block.exits) {
     const DirectExit& site = cache.exit(number).site;
-    if (site.stub_offset == inside) return fmt::format("link {:08x}", site.target);
+    if (site.stub_offset == inside) return fmt::format("exit {:08x}", site.target);
   }
   return fmt::format("+{:#x}", inside);
 }
@@ -77,7 +80,7 @@ std::vector<ListedInsn> list_block(const Block& block, const CodeCache& cache, s
     out.push_back({lister.guest_line(point, length, guest), lister.host_lines(point.host_offset, next.host_offset)});
   }
   const u32 behind = block.points.back().host_offset;
-  if (behind < block.host_size) out.push_back({"(exits)", lister.host_lines(behind, block.host_size)});
+  if (block.host_size - behind > most_padding) out.push_back({"(exits)", lister.host_lines(behind, block.host_size)});
   return out;
 }
 

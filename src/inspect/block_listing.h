@@ -29,7 +29,7 @@ using NameOfBlock = std::function<std::string(u64 host)>;
 
 // `guest` are the bytes that stand at the block's guest address now (fewer if they are not in RAM). If they do not make up the
 // instructions that were translated any more, the text says so. Host places appear by name: stubs, "+0x40" inside the block,
-// "link c0101234" for the code that asks to be linked, and what `name_of_block` knows.
+// "exit c0101234" for the way out to that address, and what `name_of_block` knows.
 [[nodiscard]] std::vector<ListedInsn> list_block(const Block& block, const CodeCache& cache, std::span<const u8> guest,
                                                  const NameOfBlock& name_of_block);
 

@@ -1,0 +1,44 @@
+// The files of blessed translations: guest code, and the host code it becomes.
+//
+//   # a comment, kept as it is
+//   == name of the snippet
+//   mode user based          optional; words below, "kernel" is the default
+//   at c0101ffd              optional: linear address, c0101000 by default
+//   misaligned 0 3           optional: guest offsets of instructions that were seen to access memory misaligned
+//   8b 03 c3                 guest bytes, on as many lines as they need
+//   | mov eax, [r9+r8*1]     the blessed text, behind everything else
+//
+// Mode words: kernel (flat segments, 32-bit, CPL 0, SSE on), user (CPL 3), ring1 (CPL 1), based (data segments with a base), stack16,
+// nosse (CR4.OSFXSR clear).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+
+namespace blessed {
+
+using ring3::u32;
+using ring3::u8;
+
+struct Snippet {
+  std::string name;
+  std::vector<std::string> head;  // the lines before the blessed text, as they stand in the file
+  std::vector<std::string> text;  // the blessed text without its mark
+  u32 mode = 0;
+  u32 at = 0xC0101000;
+  std::vector<u32> misaligned;
+  std::vector<u8> bytes;
+};
+
+struct SnippetFile {
+  std::vector<std::string> head;  // before the first snippet
+  std::vector<Snippet> snippets;
+};
+
+// Throws UserError with file and line.
+[[nodiscard]] SnippetFile read_snippets(const std::string& path);
+[[nodiscard]] std::string to_text(const SnippetFile& file);
+
+}  // namespace blessed
