@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "base/size.h"
 #include "cli/exit_code.h"
+#include "frontend/family_names.h"
 
 #include <fmt/format.h>
 #include <CLI/CLI.hpp>
@@ -27,6 +28,7 @@ struct Texts {
   std::string check;
   std::string cache_size;
   std::string max_block;
+  std::string interpret;
   std::vector<std::string> modules;
   bool no_reboot = false;
   bool no_chain = false;
@@ -83,6 +85,21 @@ u64 parse_cache_size(const std::string& text) {
   return bytes;
 }
 
+// Names separated by commas, to a bit per Family.
+u32 parse_families(std::string_view list) {
+  u32 families = 0;
+  for (;;) {
+    const std::string_view name = list.substr(0, list.find(','));
+    const auto found = std::ranges::find(family_names, name);
+    if (found == family_names.end())
+      throw UserError(fmt::format("--interpret {}: no such instruction family; choose from {}", in_quotes(std::string(name)),
+                                  fmt::join(family_names, ",")));
+    families |= 1u << (found - family_names.begin());
+    if (name.size() == list.size()) return families;
+    list.remove_prefix(name.size() + 1);
+  }
+}
+
 // The options that mean something to one engine only.
 void understand_engine(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
@@ -94,11 +111,9 @@ void understand_engine(const Texts& texts, Options& options) {
   if (!texts.check.empty() && texts.check != "lockstep")
     throw UserError(fmt::format("--check {}: no such check; choose lockstep", in_quotes(texts.check)));
   if (machine.engine == EngineKind::interp) {
-    const std::pair<const char*, bool> translating[] = {{"--check", !texts.check.empty()},
-                                                        {"--cache-size", !texts.cache_size.empty()},
-                                                        {"--max-block", !texts.max_block.empty()},
-                                                        {"--no-chain", texts.no_chain},
-                                                        {"--dump-cache", !options.dump_cache.empty()}};
+    const std::pair<const char*, bool> translating[] = {
+        {"--check", !texts.check.empty()}, {"--cache-size", !texts.cache_size.empty()}, {"--max-block", !texts.max_block.empty()},
+        {"--no-chain", texts.no_chain},    {"--interpret", !texts.interpret.empty()},   {"--dump-cache", !options.dump_cache.empty()}};
     for (const auto& [name, given] : translating) {
       if (given) throw UserError(fmt::format("{}: has no meaning with --engine interp; leave one of them out", name));
     }
@@ -107,6 +122,7 @@ void understand_engine(const Texts& texts, Options& options) {
   machine.bt.chain = !texts.no_chain;
   machine.bt.count = options.stats || !options.dump_cache.empty();
   if (!texts.cache_size.empty()) machine.cache_bytes = parse_cache_size(texts.cache_size);
+  if (!texts.interpret.empty()) machine.bt.translator.interpreted_families = parse_families(texts.interpret);
   if (!texts.max_block.empty()) machine.bt.max_block = parse_max_block(texts.max_block);
 }
 
@@ -130,6 +146,9 @@ void define(CLI::App& run, Options& options, Texts& texts) {
   option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
   option("--max-block", texts.max_block, "translate at most this many guest instructions at a time")->type_name("N");
   run.add_flag("--no-chain", texts.no_chain, "return to the runtime after every block");
+  option("--interpret", texts.interpret,
+         "interpret these instruction families, like string,x87, wherever they occur: to find a wrong translation")
+      ->type_name("LIST");
   run.add_flag("--stats", options.stats, "print figures about the run to stderr at its end");
   option("--trace", options.trace, "write traces: all, or some of io,mmio,irq")->type_name("LIST");
   option("--trace-file", options.trace_file, "where traces go (stderr)")->type_name("FILE");

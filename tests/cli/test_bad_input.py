@@ -132,6 +132,11 @@ class BadInput(support.Case):
         self.refused([*kernel, "--cache-size", "1K"], "--cache-size")
         self.refused([*kernel, "--max-block", "0"], "--max-block")
         self.refused([*kernel, "--engine", "interp", "--no-chain"], "--no-chain")
+        self.refused([*kernel, "--engine", "interp", "--interpret", "alu"], "--interpret")
+        for families in ["simd", "alu,simd", "simd,alu", "simd\n"]:
+            self.refused([*kernel, "--interpret", families], "simd", "no such", "sse")
+        for families in [",", "alu,", "alu,,mov", "ALU", "alu mov"]:
+            self.refused([*kernel, "--interpret", families], "--interpret", "sse")
         self.refused([*kernel, "--nonsense"], "--nonsense", "--help")
         self.refused([*kernel, "stray"], "stray", "--help")
         self.refused([], "--kernel", "--help")

@@ -109,6 +109,21 @@ class Endings(support.Case):
             self.assertIn(part, text)
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["kernel", "listing"])
 
+    def test_families_to_interpret(self):
+        # `say` makes of each family: mov (MOV DX and MOV AL), alu (TEST), control (JZ), io (IN and OUT, never emitted).
+        def interpreted(*options):
+            listing = self.folder / "listing"
+            done = self.ends(multiboot(say(b"x") + EXIT_33), *DEBUG_EXIT, "--dump-cache", str(listing), *options)
+            self.assertEqual((done.returncode, done.stdout), (33, b"x"))
+            lines = listing.read_text().splitlines()
+            return {word for word in ["mov dx", "test al", "jz", "in al"] for line in lines if word in line and "[interpreted]" in line}
+
+        self.assertEqual(interpreted(), {"in al"})
+        self.assertEqual(interpreted("--interpret", "alu"), {"in al", "test al"})
+        self.assertEqual(interpreted("--interpret", "control,mov"), {"in al", "jz", "mov dx"})
+        self.assertEqual(interpreted("--interpret", "alu", "--interpret", "sse,x87"), {"in al"})
+        self.assertEqual(interpreted("--interpret", "alu,control,mov", "--check", "lockstep"), {"in al", "test al", "jz", "mov dx"})
+
     def test_dump_replaces_a_file_only_when_it_is_complete(self):
         listing = self.folder / "listing"
         listing.write_text("old")
