@@ -26,6 +26,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     insn_ = &insn;
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
     unaligned_here_ = unaligned_.contains(key_.physical + guest_offset_);
+    out.points.back().shadowed = hold_poll_;
     if (index_ != 0 && poll_at_ == index_) poll();
     emit_insn(insn);
     hold_poll_ = insn.row == Row::sti;
@@ -52,6 +53,7 @@ void Emitter::emit_insn(const Insn& insn) {
 bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
+  if ((options_.missing_features >> static_cast<unsigned>(info.feature) & 1u) != 0) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
   // CS may be unreadable and is never writable: its caches are not in the mode bits.
   if (insn.has_memory && insn.mem.segment == Seg::cs && insn.row != Row::lea) return true;

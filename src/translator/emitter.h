@@ -13,6 +13,7 @@
 namespace ring3 {
 
 struct TranslatorOptions {
+  u64 missing_features = 0;      // bit per Feature that the CPU model lacks
   u32 interpreted_families = 0;  // bit per Family: these rows always go to the interpreter (to bisect a wrong translation)
 };
 

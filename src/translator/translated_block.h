@@ -14,6 +14,7 @@ struct InsnPoint {
   u16 guest_offset = 0;     // from the block's first guest byte
   bool emitted = true;      // false: the point leads to the interpreter
   bool rep_string = false;  // may hand over to the interpreter between two iterations
+  bool shadowed = false;    // follows an STI of the same block: no interrupt comes in before it
 };
 
 // A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the

@@ -8,7 +8,9 @@
 
 #include "base/error.h"
 #include "runtime/bt/emitted_state.h"
+#include "runtime/bt/low_memory.h"
 #include "runtime/memory/ram.h"
+#include "runtime/system/cpu_model.h"
 #include "runtime/system/mode_bits.h"
 
 namespace ring3 {
@@ -34,8 +36,11 @@ u64 make_return_region() {
   return reinterpret_cast<u64>(p);
 }
 
-// The two runs of a block would read different times.
-TranslatorOptions for_lockstep(TranslatorOptions options, bool lockstep) {
+TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, bool lockstep) {
+  for (unsigned f = 0; f <= static_cast<unsigned>(Feature::rdseed); ++f) {
+    if (!model.has(static_cast<Feature>(f))) options.missing_features |= u64{1} << f;
+  }
+  // The two runs of a block would read different times.
   if (lockstep) options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
   return options;
 }
@@ -47,10 +52,11 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
       region_(region),
       options_(options),
       cache_(region),
-      translator_(for_lockstep(options.translator, options.lockstep), cache_.stubs(), cache_.base()),
+      translator_(complete(options.translator, vcpu.model, options.lockstep), cache_.stubs(), cache_.base()),
       stepper_(vcpu),
       return_region_(make_return_region()) {
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
+  reserve_low_memory();
   v_.mem.set_watcher(this);
   if (options_.lockstep) {
     options_.chain = false;
@@ -200,6 +206,7 @@ void BtEngine::prepare(bool inside) {
   CpuState& s = v_.s;
   // Inside a block the gate at its head may lie behind: the state stays live until a block is entered from its start.
   if (s.fpu_live && ((!inside && fpu_credit_-- == 0) || (s.cr0 & (cr0::ts | cr0::em)) != 0)) s.fpu_live = false;
+  s.shadow = Shadow::none;  // it ends with the instruction that is entered
   export_state(s, v_.bus.interrupt_requested());
 }
 
@@ -283,7 +290,9 @@ BtEngine::Next BtEngine::on_fault() {
   Block& block = *site.block;
   s.eip = block.key.linear + block.points[site.point].guest_offset;
   const u64 here = cache_.base() + block.host_offset + block.points[site.point].host_offset;
-  if (guard_->event() || s.link.poll == 0) {  // a poll: boundary() does what is due
+  const bool shadowed = block.points[site.point].shadowed;
+  if (shadowed) s.shadow = Shadow::sti;
+  if (!shadowed && (guard_->event() || s.link.poll == 0)) {  // a poll: boundary() does what is due
     ++counters_.polls;
     const u64 generation = cache_.generation();
     const u32 eip = s.eip;

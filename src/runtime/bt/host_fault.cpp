@@ -52,6 +52,13 @@ void pass_on(int signal, siginfo_t* info, void* context) {
 }
 
 void on_fault(int signal, siginfo_t* info, void* context) {
+  if (info->si_code <= 0) {  // sent by somebody (kill): not a fault of any code
+    struct sigaction fallback {};
+    fallback.sa_handler = SIG_DFL;
+    sigaction(signal, &fallback, nullptr);
+    raise(signal);
+    return;
+  }
   auto* uc = static_cast<ucontext_t*>(context);
   const u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
   FaultGuard::Record* r = current;

@@ -54,6 +54,8 @@ StepOutcome Stepper::execute(const Insn& insn) { return run(insn, cache_->handle
 
 StepOutcome Stepper::step() {
   const CpuState& s = v_.s;
+  if (!s.protected_mode() || s.v8086()) [[unlikely]]
+    return stop_mode();
   const SegmentCache& cs = s.segment(Seg::cs);
   const interp::DecodedInsn* d = cache_->decoded.find({cs.base + s.eip, s.cpl == 3, cs.big()});
   if (d == nullptr) [[unlikely]] {
@@ -180,6 +182,22 @@ StepOutcome Stepper::finish(Delivery delivery) {
                                                         v_.s.segment(Seg::cs).selector, v_.s.eip, mode_name(v_.s))};
       break;
   }
+  return StepOutcome::stop;
+}
+
+StepOutcome Stepper::stop_mode() {
+  const SegmentCache& cs = v_.s.segment(Seg::cs);
+  const u32 linear = cs.base + v_.s.eip;
+  std::string bytes;
+  for (u32 i = 0; i < longest_insn; ++i) {
+    const std::optional<Translation> at = v_.mem.peek(linear + i);
+    if (!at || !at->ram) break;
+    u8 byte = 0;
+    v_.mem.read_physical(at->address, &byte, 1);
+    bytes += fmt::format("{}{:02x}", i == 0 ? "" : " ", byte);
+  }
+  stop_ = {StopReason::missing_feature,
+           fmt::format("no {}: bytes {} at linear {:08x} (cs:eip {:04x}:{:08x})", mode_name(v_.s), bytes, linear, cs.selector, v_.s.eip)};
   return StepOutcome::stop;
 }
 

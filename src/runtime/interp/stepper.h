@@ -73,6 +73,7 @@ class Stepper {
   StepOutcome single_step_trap();
   StepOutcome finish(Delivery delivery);
   StepOutcome stop_missing(const Insn& insn);
+  StepOutcome stop_mode();  // real mode or v8086
 
   Vcpu& v_;
   HandlerTable handlers_;
