@@ -10,8 +10,18 @@
 
 namespace ring3 {
 
-enum class Trace : u8 { io, mmio, irq, count };
-inline constexpr std::array<std::string_view, static_cast<size_t>(Trace::count)> trace_names{"io", "mmio", "irq"};
+enum class Trace : u8 {
+  io,          // port reads and writes
+  mmio,        // reads and writes of device memory
+  irq,         // interrupts acknowledged
+  faults,      // exceptions delivered to the guest
+  blocks,      // translations installed
+  exits,       // returns from emitted code to the runtime, by reason
+  invalidate,  // translations killed
+  count
+};
+inline constexpr std::array<std::string_view, static_cast<size_t>(Trace::count)> trace_names{"io",     "mmio",  "irq",       "faults",
+                                                                                             "blocks", "exits", "invalidate"};
 
 class TraceLog {
  public:

@@ -8,6 +8,7 @@
 #include "frontend/family_names.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
@@ -150,7 +151,7 @@ void define(CLI::App& run, Options& options, Texts& texts) {
          "interpret these instruction families, like string,x87, wherever they occur: to find a wrong translation")
       ->type_name("LIST");
   run.add_flag("--stats", options.stats, "print figures about the run to stderr at its end");
-  option("--trace", options.trace, "write traces: all, or some of io,mmio,irq")->type_name("LIST");
+  option("--trace", options.trace, fmt::format("write traces: all, or some of {}", fmt::join(trace_names, ",")).c_str())->type_name("LIST");
   option("--trace-file", options.trace_file, "where traces go (stderr)")->type_name("FILE");
   option("--dump-cache", options.dump_cache, "write every translated block, guest and host code side by side, at the end")
       ->type_name("FILE");

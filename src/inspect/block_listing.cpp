@@ -94,7 +94,8 @@ std::string mode_names(u32 bits) {
                                                         {mode::protected_mode, "protected"},
                                                         {mode::cs_flat, "cs-flat"},
                                                         {mode::ds_es_ss_flat, "data-flat"},
-                                                        {mode::osfxsr, "osfxsr"}};
+                                                        {mode::osfxsr, "osfxsr"},
+                                                        {mode::tsc_faults, "tsc-faults"}};
   std::string text;
   const auto add = [&text](std::string_view name) {
     if (!text.empty()) text += ' ';

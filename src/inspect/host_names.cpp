@@ -31,6 +31,8 @@ constexpr std::pair<i32, std::string_view> fields[] = {{offset::eip, "eip"},
                                                        {offset::cr2, "cr2"},
                                                        {offset::cr3, "cr3"},
                                                        {offset::cr4, "cr4"},
+                                                       {offset::tsc_offset, "tsc_offset"},
+                                                       {offset::tsc_aux, "tsc_aux"},
                                                        {offset::fpu_live, "fpu_live"},
                                                        {offset::fpu, "fpu"}};
 constexpr std::array<std::string_view, 8> registers{"eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"};

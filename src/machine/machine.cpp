@@ -61,6 +61,7 @@ Machine::Machine(const MachineConfig& config, TraceLog& trace)
       vcpu_(cpu_, memory_, board_, model_),
       engine_(make_engine(config, vcpu_, region_)) {
   vcpu_.native = &native_;
+  vcpu_.trace = &trace;
   board_.attach(memory_);
   power_on();
 }

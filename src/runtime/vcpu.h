@@ -2,6 +2,7 @@
 // over it; they return a `Flow` and never throw for guest faults.
 #pragma once
 
+#include "base/log.h"
 #include "base/types.h"
 #include "devices/bus.h"
 #include "frontend/insn.h"
@@ -28,8 +29,7 @@ enum class Flow : u8 {
 
 class Vcpu {
  public:
-  Vcpu(CpuState& state, Memory& memory, Bus& the_bus, const CpuModel& cpu_model)
-      : s(state), mem(memory), bus(the_bus), model(cpu_model) {}
+  Vcpu(CpuState& state, Memory& memory, Bus& the_bus, const CpuModel& cpu_model) : s(state), mem(memory), bus(the_bus), model(cpu_model) {}
 
   CpuState& s;
   Memory& mem;
@@ -39,6 +39,9 @@ class Vcpu {
   std::string missing;  // valid after Flow::missing
   // Runs x87, MMX and SSE instructions on the host's FPU (runtime/interp/native_stubs.h). Whoever constructs the Vcpu owns and sets it.
   NativeStubs* native = nullptr;
+  // Where traces go; null: nothing is traced. Set like `native`.
+  TraceLog* trace = nullptr;
+  [[nodiscard]] bool traces(Trace what) const { return trace != nullptr && trace->on(what); }
 
   // --- raising ---
   Flow raise(Vector vector) {

@@ -141,3 +141,14 @@ class Endings(support.Case):
         trace = self.folder / "trace"
         self.ends(multiboot(out(0x80, 0x5A) + EXIT_33), *DEBUG_EXIT, "--trace", "io", "--trace-file", str(trace))
         self.assertIn("write 0x0080 size 1 = 0x5a", trace.read_text())
+
+    def test_trace_of_the_translator(self):
+        # mov byte [100029h], 90h writes over the nop that follows it; then ud2 without an IDT.
+        trace = self.folder / "trace"
+        code = b"\x90\x90\xc6\x05\x29\x00\x10\x00\x90\x90" + TRIPLE_FAULT
+        done = self.ends(multiboot(code), "--no-reboot", "--trace", "blocks,exits,faults,invalidate", "--trace-file", str(trace))
+        self.assertEqual(done.returncode, 6, done.stderr.decode())
+        for line in ["blocks: 00100020 physical 00100020 mode 0x", "5 instructions, 12 bytes to ", "exits: host fault 11 at 00100022: ",
+                     "invalidate: write to physical 00100029 size 1: 1 blocks", "exits: interpret 0010002a",
+                     "faults: vector 6 at 0010:0010002a\n"]:
+            self.assertIn(line, trace.read_text())

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "runtime/bt/bt_trace.h"
 #include "runtime/bt/emitted_state.h"
 #include "runtime/bt/low_memory.h"
 #include "runtime/memory/ram.h"
@@ -241,6 +242,7 @@ void BtEngine::run_emitted(u64 host, bool inside) {
 BtEngine::Next BtEngine::handle_exit() {
   using contract::ExitReason;
   CpuState& s = v_.s;
+  if (v_.traces(Trace::exits)) trace_exit(*v_.trace, cache_, s, guard_->last());
   switch (static_cast<ExitReason>(s.link.exit_reason)) {
     case ExitReason::lookup: ++counters_.exits_lookup; return Next::go_on;
     case ExitReason::link:

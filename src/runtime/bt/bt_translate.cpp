@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/bt/bt_engine.h"
+#include "runtime/bt/bt_trace.h"
 #include "runtime/memory/ram.h"
 
 namespace ring3 {
@@ -77,10 +78,13 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   }
   v_.mem.watch_code(physical);
   if (guest_.crosses_page) v_.mem.watch_code(second);
-  return &cache_.install(guest_, second.value, translated_, counter);
+  Block& block = cache_.install(guest_, second.value, translated_, counter);
+  if (v_.traces(Trace::blocks)) trace_block(*v_.trace, block, cache_.base());
+  return &block;
 }
 
 void BtEngine::flush_cache() {
+  if (v_.traces(Trace::invalidate)) trace_flush(*v_.trace, cache_.blocks().size());
   v_.mem.clear_all_jumps();
   cache_.flush();
   writes_to_code_page_.clear();
@@ -95,6 +99,7 @@ void BtEngine::code_written(PhysAddr address, u32 size) {
   while (at < end) {
     const u64 page = at & ~u64{page_mask};
     const u32 part = static_cast<u32>(std::min(end, page + page_size) - at);
+    const u64 before = cache_.counters().invalidated;
     bool empty = cache_.invalidate({at}, part);
     // Other instructions stand there now. Large writes keep the marks: those cost speed only, and looking for them all costs more.
     if (part <= largest_instruction_write) {
@@ -102,6 +107,7 @@ void BtEngine::code_written(PhysAddr address, u32 size) {
     }
     // A page of code and hot data would cost a fault a write: drop its code now and then and let the writes go through.
     if (!empty && ++writes_to_code_page_[page >> page_shift] > writes_before_giving_up) empty = cache_.invalidate({page}, page_size);
+    if (v_.traces(Trace::invalidate)) trace_invalidation(*v_.trace, {at}, part, cache_.counters().invalidated - before);
     if (empty) {
       stepper_.code_written({page}, page_size);
       writes_to_code_page_.erase(page >> page_shift);

@@ -22,6 +22,14 @@ Flow no_interpreter(Vcpu& v, const Insn& insn) {
   return Flow::missing;
 }
 
+void trace_fault(const Vcpu& v) {
+  const Fault& fault = v.fault;
+  std::string text = fmt::format("vector {} at {:04x}:{:08x}", static_cast<unsigned>(fault.vector), v.s.segment(Seg::cs).selector, v.s.eip);
+  if (fault.has_error_code) text += fmt::format(" error code {:#x}", fault.error_code);
+  if (fault.vector == Vector::page) text += fmt::format(" address {:08x}", fault.address);
+  v.trace->write(Trace::faults, text);
+}
+
 std::string mode_name(const CpuState& s) {
   if (!s.protected_mode()) return "real mode";
   if (s.v8086()) return "v8086 mode";
@@ -161,6 +169,7 @@ StepOutcome Stepper::deliver() {
   ++delivered_[static_cast<unsigned>(fault.vector)];
   exceptions_.add(
       {static_cast<u8>(fault.vector), fault.has_error_code, fault.error_code, v_.s.segment(Seg::cs).selector, v_.s.eip, fault.address});
+  if (v_.traces(Trace::faults)) trace_fault(v_);
   return finish(deliver_fault(v_));
 }
 

@@ -60,6 +60,7 @@ TEST(Trace, OnlyTheNamedOnesAreOn) {
   EXPECT_FALSE(log.on(Trace::mmio));
   EXPECT_FALSE(TraceLog().on(Trace::io));
   EXPECT_TRUE(TraceLog("all", "").on(Trace::mmio));
+  EXPECT_TRUE(TraceLog("faults,blocks,exits,invalidate", "").on(Trace::invalidate));
   EXPECT_THROW(TraceLog("io,,irq", ""), UserError);
 }
 
