@@ -137,6 +137,10 @@ class Endings(support.Case):
         done = self.ends(multiboot(b"\xfa" + HALT), "--dump-cache", "/dev/stdout")
         self.assertIn(b"block 00100020", done.stdout)
 
+    def test_dump_on_a_full_disk(self):
+        done = self.ends(multiboot(EXIT_33), *DEBUG_EXIT, "--dump-cache", "/dev/full")
+        self.assertEqual((done.returncode, done.stderr), (33, b"ring3: --dump-cache: No space left on device; there is no listing\n"))
+
     def test_trace(self):
         trace = self.folder / "trace"
         self.ends(multiboot(out(0x80, 0x5A) + EXIT_33), *DEBUG_EXIT, "--trace", "io", "--trace-file", str(trace))

@@ -84,7 +84,7 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
 }
 
 void BtEngine::flush_cache() {
-  if (v_.traces(Trace::invalidate)) trace_flush(*v_.trace, cache_.blocks().size());
+  if (v_.traces(Trace::invalidate) && !cache_.blocks().empty()) trace_flush(*v_.trace, cache_.blocks().size());
   v_.mem.clear_all_jumps();
   cache_.flush();
   writes_to_code_page_.clear();
