@@ -1,4 +1,4 @@
-// Sensitive instructions that are done inside the cache (DESIGN: frequent access to privileged resources).
+// Sensitive instructions that kernels use all the time: done inside the cache (docs/architecture.md).
 #include "translator/emitter.h"
 
 namespace ring3 {

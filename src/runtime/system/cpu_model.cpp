@@ -26,7 +26,7 @@ constexpr u32 by_host = sse3 | pclmulqdq | ssse3 | sse41 | sse42 | movbe | popcn
 }  // namespace leaf1_ecx
 namespace leaf7_ebx {
 // The FPU saves its data pointer only at unmasked exceptions, and FCS/FDS read as 0: true for all hosts with these bits, and emitted x87
-// code cannot give more than the host does (DESIGN 3).
+// code cannot give more than the host does (docs/architecture.md, FPU).
 constexpr u32 fdp_excptn_only = 1u << 6, zero_fcs_fds = 1u << 13, rdseed = 1u << 18;
 }  // namespace leaf7_ebx
 namespace leaf7_edx {
