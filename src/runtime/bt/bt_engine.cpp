@@ -98,7 +98,8 @@ StopInfo BtEngine::loop() {
   for (;;) {
     if (boundary() == Next::stop) break;
     select_mode();
-    if (resume_ == 0 && (!translatable() || v_.s.shadow != Shadow::none)) {
+    // RF lasts for one instruction, the one that a fault handler returned to: emitted code does not know it.
+    if (resume_ == 0 && (!translatable() || v_.s.shadow != Shadow::none || (v_.s.eflags & flag::rf) != 0)) {
       if (step() == Next::stop) break;
       continue;
     }

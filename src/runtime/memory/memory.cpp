@@ -170,9 +170,12 @@ bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault)
 }
 
 bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& fault) {
-  if (const Context* context = impl_->tables.data_if_any(user);
-      context != nullptr && !crosses(linear, size) && impl_->journal == nullptr) {
+  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
     if (const u64 entry = context->writes()[linear >> page_shift]; entry != 0) {
+      if (impl_->journal != nullptr) [[unlikely]] {
+        const u8* at = host(entry, linear);
+        impl_->journal->record({static_cast<u64>(at - ram_.base())}, at, static_cast<const u8*>(in), size);
+      }
       copy(host(entry, linear), in, size);
       return true;
     }
