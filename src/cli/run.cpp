@@ -55,6 +55,7 @@ void report(const RunResult& result, const Machine& machine) {
   const Ending ending = describe(result);
   if (result.end == RunEnd::power_off || result.end == RunEnd::debug_exit) return;
   to_stderr(fmt::format("ring3: {}{}{}\n", ending.text, result.detail.empty() ? "" : ": ", result.detail));
+  if (const Block* block = machine.difference()) to_stderr(block_listing(*block, *machine.code_cache(), machine.ram()));
   if (ending.abnormal) report_state(machine);
 }
 

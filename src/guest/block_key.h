@@ -7,17 +7,18 @@ namespace ring3 {
 
 // Mode bits. Each one changes what the emitter produces for the same bytes.
 namespace mode {
-inline constexpr u32 code32 = 1u << 0;           // CS.D: default operand and address size
-inline constexpr u32 stack32 = 1u << 1;          // SS.B: implicit stack accesses use ESP, not SP
-inline constexpr u32 user = 1u << 2;             // CPL 3: other memory view, CLI/STI/IN/OUT may fault
-inline constexpr u32 v8086 = 1u << 3;            // EFLAGS.VM
-inline constexpr u32 trap = 1u << 4;             // EFLAGS.TF: one-instruction blocks
-inline constexpr u32 ds_es_ss_flat = 1u << 5;    // DS, ES and SS: base 0, limit 4 GiB, usable, writable: no address arithmetic
-inline constexpr u32 osfxsr = 1u << 6;           // CR4.OSFXSR: SSE is #UD without it
-inline constexpr u32 cpl0 = 1u << 7;             // CPL 0: privileged instructions need no check (CPL 1 and 2 have neither bit)
-inline constexpr u32 cs_flat = 1u << 8;          // CS: base 0, limit 4 GiB
-inline constexpr u32 protected_mode = 1u << 9;  // CR0.PE: segment loads read descriptors
-inline constexpr u32 tsc_faults = 1u << 10;     // CR4.TSD and CPL > 0: RDTSC is #GP(0)
+inline constexpr u32 code32 = 1u << 0;             // CS.D: default operand and address size
+inline constexpr u32 stack32 = 1u << 1;            // SS.B: implicit stack accesses use ESP, not SP
+inline constexpr u32 user = 1u << 2;               // CPL 3: other memory view, CLI/STI/IN/OUT may fault
+inline constexpr u32 v8086 = 1u << 3;              // EFLAGS.VM
+inline constexpr u32 trap = 1u << 4;               // EFLAGS.TF: one-instruction blocks
+inline constexpr u32 ds_es_ss_flat = 1u << 5;      // DS, ES and SS: base 0, limit 4 GiB, usable, writable: no address arithmetic
+inline constexpr u32 osfxsr = 1u << 6;             // CR4.OSFXSR: SSE is #UD without it
+inline constexpr u32 cpl0 = 1u << 7;               // CPL 0: privileged instructions need no check (CPL 1 and 2 have neither bit)
+inline constexpr u32 cs_flat = 1u << 8;            // CS: base 0, limit 4 GiB
+inline constexpr u32 protected_mode = 1u << 9;     // CR0.PE: segment loads read descriptors
+inline constexpr u32 tsc_faults = 1u << 10;        // CR4.TSD and CPL > 0: RDTSC is #GP(0)
+inline constexpr u32 alignment_checks = 1u << 11;  // CPL 3, CR0.AM and EFLAGS.AC: only the interpreter checks alignment
 }  // namespace mode
 
 struct BlockKey {

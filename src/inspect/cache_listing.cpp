@@ -110,17 +110,20 @@ void put_beside(Out out, const ListedInsn& insn) {
 void write_cache_listing(const CodeCache& cache, const GuestRam& ram, const std::function<bool(std::string_view)>& out) {
   const std::vector<const Block*> blocks = in_order(cache);
   if (!out(totals(cache, blocks))) return;
+  for (const Block* block : blocks) {
+    if (!out(block_listing(*block, cache, ram))) return;
+  }
+}
+
+std::string block_listing(const Block& block, const CodeCache& cache, const GuestRam& ram) {
   const NameOfBlock name = [&cache](u64 host) { return name_of_block(cache, host); };
   std::string text;
-  for (const Block* block : blocks) {
-    text.clear();
-    const Out to = std::back_inserter(text);
-    put_head(to, *block, cache);
-    put_links(to, *block, cache);
-    for (const ListedInsn& insn : list_block(*block, cache, guest_bytes(*block, ram), name)) put_beside(to, insn);
-    text += '\n';
-    if (!out(text)) return;
-  }
+  const Out to = std::back_inserter(text);
+  put_head(to, block, cache);
+  put_links(to, block, cache);
+  for (const ListedInsn& insn : list_block(block, cache, guest_bytes(block, ram), name)) put_beside(to, insn);
+  text += '\n';
+  return text;
 }
 
 }  // namespace ring3

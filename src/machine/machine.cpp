@@ -70,6 +70,10 @@ const CodeCache* Machine::code_cache() const {
   return config_.engine == EngineKind::bt ? &static_cast<const BtEngine&>(*engine_).cache() : nullptr;
 }
 
+const Block* Machine::difference() const {
+  return config_.engine == EngineKind::bt ? static_cast<const BtEngine&>(*engine_).difference() : nullptr;
+}
+
 void Machine::power_on() {
   board_.power_on();
   enter_protected_mode(ram_, cpu_, load_guest(ram_, config_.boot));

@@ -65,6 +65,8 @@ class Machine {
   [[nodiscard]] const GuestRam& ram() const { return ram_; }
   // Null when the engine does not translate.
   [[nodiscard]] const CodeCache* code_cache() const;
+  // The block that lockstep checking stopped at, or null.
+  [[nodiscard]] const Block* difference() const;
   [[nodiscard]] EngineStats stats() const { return engine_->stats(); }
 
  private:

@@ -177,7 +177,7 @@ void BtEngine::select_mode() {
 
 bool BtEngine::translatable() const {
   constexpr u32 needed = mode::code32 | mode::cs_flat | mode::protected_mode;
-  return (mode_ & needed) == needed && (mode_ & (mode::v8086 | mode::trap)) == 0;
+  return (mode_ & needed) == needed && (mode_ & (mode::v8086 | mode::trap | mode::alignment_checks)) == 0;
 }
 
 void BtEngine::drop_resume() {

@@ -25,9 +25,9 @@ class LockstepRecord final : public WriteJournal {
   void roll_back();
   void record(PhysAddr address, const u8* before, const u8* after, unsigned size) override;
 
-  // Compares state (with `eip` for its EIP) and memory with what they were before instruction `index`. Empty: no difference; else one line
-  // each.
-  [[nodiscard]] std::string compare(u32 index, const CpuState& s, u32 eip) const;
+  // Compares state (with `eip` for its EIP, without the MXCSR bits `mxcsr_ignored`) and memory with what they were before instruction
+  // `index`. Empty: no difference; else one line each.
+  [[nodiscard]] std::string compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored) const;
 
  private:
   [[nodiscard]] bool end_state_matches(u32 index) const;

@@ -26,6 +26,7 @@ u32 compute_mode_bits(const CpuState& s) {
   if ((s.eflags & flag::tf) != 0) bits |= mode::trap;
   if ((s.cr4 & cr4::osfxsr) != 0) bits |= mode::osfxsr;
   if ((s.cr4 & cr4::tsd) != 0 && s.cpl != 0) bits |= mode::tsc_faults;
+  if (s.cpl == 3 && (s.cr0 & cr0::am) != 0 && (s.eflags & flag::ac) != 0) bits |= mode::alignment_checks;
   if (s.protected_mode()) bits |= mode::protected_mode;
 
   const SegmentCache& ds = s.segment(Seg::ds);
