@@ -3,6 +3,7 @@
 #include "base/duration.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/sanitizer.h"
 #include "base/size.h"
 #include "cli/exit_code.h"
 #include "frontend/family_names.h"
@@ -25,7 +26,7 @@ struct Texts {
   std::string memory = "256M";
   std::string timeout;
   std::string debug_exit;
-  std::string engine = "bt";
+  std::string engine;
   std::string check;
   std::string cache_size;
   std::string max_block;
@@ -104,19 +105,22 @@ u32 parse_families(std::string_view list) {
 // The options that mean something to one engine only.
 void understand_engine(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
+  const std::pair<const char*, bool> translating[] = {
+      {"--check", !texts.check.empty()}, {"--cache-size", !texts.cache_size.empty()}, {"--max-block", !texts.max_block.empty()},
+      {"--no-chain", texts.no_chain},    {"--interpret", !texts.interpret.empty()},   {"--dump-cache", !options.dump_cache.empty()}};
+  const auto given = [](const auto& option) { return option.second; };
   if (texts.engine == "interp") {
     machine.engine = EngineKind::interp;
-  } else if (texts.engine != "bt") {
+  } else if (texts.engine == "bt" || (texts.engine.empty() && std::any_of(std::begin(translating), std::end(translating), given))) {
+    machine.engine = EngineKind::bt;
+  } else if (!texts.engine.empty()) {
     throw UserError(fmt::format("--engine {}: no such engine; choose bt or interp", in_quotes(texts.engine)));
   }
   if (!texts.check.empty() && texts.check != "lockstep")
     throw UserError(fmt::format("--check {}: no such check; choose lockstep", in_quotes(texts.check)));
   if (machine.engine == EngineKind::interp) {
-    const std::pair<const char*, bool> translating[] = {
-        {"--check", !texts.check.empty()}, {"--cache-size", !texts.cache_size.empty()}, {"--max-block", !texts.max_block.empty()},
-        {"--no-chain", texts.no_chain},    {"--interpret", !texts.interpret.empty()},   {"--dump-cache", !options.dump_cache.empty()}};
-    for (const auto& [name, given] : translating) {
-      if (given) throw UserError(fmt::format("{}: has no meaning with --engine interp; leave one of them out", name));
+    for (const auto& [name, present] : translating) {
+      if (present) throw UserError(fmt::format("{}: has no meaning with --engine interp; leave one of them out", name));
     }
   }
   machine.bt.lockstep = !texts.check.empty();
@@ -142,7 +146,9 @@ void define(CLI::App& run, Options& options, Texts& texts) {
   option("--timeout", texts.timeout, "end the run after this time, like 60s or 2m")->type_name("TIME");
   run.add_flag("--no-reboot", texts.no_reboot, "end the run at a reset or triple fault instead of starting the guest again");
   option("--debug-exit", texts.debug_exit, "isa-debug-exit at this port and the three after it")->type_name("PORT");
-  option("--engine", texts.engine, "bt (translates; the default) or interp (interprets)")->type_name("NAME");
+  option("--engine", texts.engine,
+         address_sanitizer ? "interp (interprets); this build cannot run bt" : "bt (translates; the default) or interp (interprets)")
+      ->type_name("NAME");
   option("--check", texts.check, "lockstep: run every block in both engines and stop at the first difference")->type_name("NAME");
   option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
   option("--max-block", texts.max_block, "translate at most this many guest instructions at a time")->type_name("N");

@@ -21,6 +21,10 @@ u64 checked_ram_size(u64 bytes) {
 }
 
 std::unique_ptr<Engine> make_engine(const MachineConfig& config, Vcpu& vcpu, CodeRegion& region) {
+  if (address_sanitizer && config.engine == EngineKind::bt)
+    throw UserError(
+        "--engine bt: this ring3 is built with AddressSanitizer, whose memory lies where translated code needs a hole; use --engine "
+        "interp");
   switch (config.engine) {
     case EngineKind::bt: return std::make_unique<BtEngine>(vcpu, region, config.bt);
     case EngineKind::interp: return std::make_unique<InterpEngine>(vcpu);

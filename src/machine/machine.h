@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/log.h"
+#include "base/sanitizer.h"
 #include "codecache/code_region.h"
 #include "guest/cpu_state.h"
 #include "machine/board.h"
@@ -22,11 +23,14 @@ namespace ring3 {
 
 enum class EngineKind : u8 { bt, interp };
 
+// Emitted code cannot run beside AddressSanitizer: there Machine refuses `bt` with a UserError.
+inline constexpr EngineKind default_engine = address_sanitizer ? EngineKind::interp : EngineKind::bt;
+
 struct MachineConfig {
   BootOptions boot;
   u64 ram_bytes = u64{256} << 20;
   bool reboot = true;  // a reset or triple fault starts the guest again instead of ending the run
-  EngineKind engine = EngineKind::bt;
+  EngineKind engine = default_engine;
   u64 cache_bytes = u64{32} << 20;  // of translated code
   BtOptions bt;
   BoardConfig board;

@@ -10,6 +10,8 @@ import unittest
 RING3 = os.environ["RING3"]
 LOAD = 0x100000
 DEBUG_EXIT = ["--debug-exit", "0x501"]
+# False in builds whose only engine is the interpreter (src/base/sanitizer.h).
+TRANSLATES = os.environ.get("RING3_TRANSLATES", "1") == "1"
 # Seconds after which a run counts as hung; every run ends in a fraction of one on an idle machine.
 PATIENCE = 60
 

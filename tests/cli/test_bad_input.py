@@ -2,6 +2,7 @@
 
 import os
 import struct
+import unittest
 
 import support
 from support import HALT, LOAD, bzimage, elf, multiboot
@@ -140,6 +141,11 @@ class BadInput(support.Case):
         self.refused([*kernel, "--nonsense"], "--nonsense", "--help")
         self.refused([*kernel, "stray"], "stray", "--help")
         self.refused([], "--kernel", "--help")
+
+    @unittest.skipIf(support.TRANSLATES, "this build translates")
+    def test_engine_that_this_build_cannot_run(self):
+        for options in [["--engine", "bt"], ["--check", "lockstep"], ["--no-chain"]]:
+            self.refused(["--kernel", self.good(), *options], "--engine bt", "AddressSanitizer", "use --engine interp")
 
     def test_no_command(self):
         done = self.ring3()

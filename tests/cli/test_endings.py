@@ -3,6 +3,7 @@
 import resource
 import signal
 import subprocess
+import unittest
 
 import support
 from support import DEBUG_EXIT, EXIT_33, FOREVER, HALT, RING3, elf, multiboot, out, say
@@ -98,6 +99,7 @@ class Endings(support.Case):
             run.communicate(timeout=support.PATIENCE)
             self.assertEqual(run.returncode, -number)
 
+    @unittest.skipUnless(support.TRANSLATES, "this build does not translate")
     def test_statistics_and_dump(self):
         listing = self.folder / "listing"
         done = self.ends(multiboot(say(b"x") + EXIT_33), *DEBUG_EXIT, "--stats", "--dump-cache", str(listing))
@@ -109,6 +111,7 @@ class Endings(support.Case):
             self.assertIn(part, text)
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["kernel", "listing"])
 
+    @unittest.skipUnless(support.TRANSLATES, "this build does not translate")
     def test_families_to_interpret(self):
         # `say` makes of each family: mov (MOV DX and MOV AL), alu (TEST), control (JZ), io (IN and OUT, never emitted).
         def interpreted(*options):
@@ -124,6 +127,7 @@ class Endings(support.Case):
         self.assertEqual(interpreted("--interpret", "alu", "--interpret", "sse,x87"), {"in al"})
         self.assertEqual(interpreted("--interpret", "alu,control,mov", "--check", "lockstep"), {"in al", "test al", "jz", "mov dx"})
 
+    @unittest.skipUnless(support.TRANSLATES, "this build does not translate")
     def test_dump_replaces_a_file_only_when_it_is_complete(self):
         listing = self.folder / "listing"
         listing.write_text("old")

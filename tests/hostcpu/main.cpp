@@ -7,6 +7,8 @@
 #include "host_process.h"
 #include "interpreter.h"
 
+#include "base/sanitizer.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -88,7 +90,9 @@ class Judge {
  public:
   explicit Judge(const Options& options) : options_(options) {
     if (options_.engine != "bt") subjects_.push_back({&interpreter_, nullptr, 0});
-    if (options_.engine != "interp") {
+    if (address_sanitizer && options_.engine != "interp") {
+      fmt::print("translator: skipped, emitted code does not run beside AddressSanitizer\n");
+    } else if (options_.engine != "interp") {
       engine_ = std::make_unique<EngineExecutor>();
       subjects_.push_back({engine_.get(), engine_.get(), 0});
     }

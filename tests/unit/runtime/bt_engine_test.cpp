@@ -6,6 +6,7 @@
 #include <initializer_list>
 #include <new>
 
+#include "base/sanitizer.h"
 #include "runtime/interp/native_stubs.h"
 #include "runtime/memory/ram.h"
 #include "runtime/system/cpu_model.h"
@@ -52,6 +53,9 @@ class BtEngineTest : public testing::Test {
     cpu_.eip = code_at;
   }
   ~BtEngineTest() override { engine_.reset(); }
+  void SetUp() override {
+    if (address_sanitizer) GTEST_SKIP() << "emitted code does not run beside AddressSanitizer";
+  }
 
   void put(u32 at, std::initializer_list<int> bytes) {
     for (int b : bytes) *ram_.at({at++}) = static_cast<u8>(b);
