@@ -69,7 +69,7 @@
   X(hsubps, HSUBPS, sse, sse3, copy, 0x0, 0x0, 0x0) \
   X(insertps, INSERTPS, sse, sse41, copy, 0x0, 0x0, 0x0) \
   X(lddqu, LDDQU, sse, sse3, copy, 0x0, 0x0, 0x0) \
-  X(ldmxcsr, LDMXCSR, sse, sse, copy, 0x0, 0x0, 0x0) \
+  X(ldmxcsr, LDMXCSR, sse, sse, runtime, 0x0, 0x0, 0x0) \
   X(lfence, LFENCE, mov, sse2, copy, 0x0, 0x0, 0x0) \
   X(maskmovdqu, MASKMOVDQU, sse, sse2, runtime, 0x0, 0x0, 0x0) \
   X(maskmovq, MASKMOVQ, mmx, mmx, runtime, 0x0, 0x0, 0x0) \
