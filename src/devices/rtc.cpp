@@ -126,8 +126,8 @@ void Rtc::take_time() {
   date.month = std::clamp(decode(s_.cmos[month_reg]), 1u, 12u);
   date.day = std::clamp(decode(s_.cmos[day_reg]), 1u, days_in_month(date.year, date.month));
   const i64 days = days_from_civil(date);
-  s_.seconds =
-      days * 86400 + decode_hour(s_.cmos[hours_reg]) * 3600 + decode(s_.cmos[minutes_reg]) % 60 * 60 + decode(s_.cmos[seconds_reg]) % 60;
+  s_.seconds = days * 86400 + i64{decode_hour(s_.cmos[hours_reg])} * 3600 + i64{decode(s_.cmos[minutes_reg]) % 60} * 60 +
+               decode(s_.cmos[seconds_reg]) % 60;
   s_.weekday_shift = static_cast<u8>((decode(s_.cmos[weekday_reg]) + 14 - weekday_from_days(days)) % 7);
 }
 

@@ -45,7 +45,7 @@ Nanoseconds Uart16550::character_time() const {
   const unsigned stop_halves = (s_.lcr & 4) == 0 ? 2 : data_bits == 5 ? 3 : 4;
   const u64 half_bits = 2 + 2 * data_bits + ((s_.lcr & 8) ? 2 : 0) + stop_halves;
   const u64 divisor = s_.divisor != 0 ? s_.divisor : 0x10000;
-  return half_bits * divisor * 1'000'000'000 / (2 * 115200);
+  return half_bits * divisor * 1'000'000'000 / (u64{2} * 115200);
 }
 
 u8 Uart16550::line_status() const {
