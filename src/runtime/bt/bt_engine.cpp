@@ -18,10 +18,10 @@ namespace ring3 {
 
 namespace {
 
-constexpr u64 return_region_size = 64 * 1024;  // between two guards of the same size
-constexpr u32 fpu_credit = 64;                 // exits that the FPU state survives in host registers without proof of use
-constexpr u64 event_period = 10'000'000;       // ns; host input is looked at this often even if no device timer is due
-constexpr u64 table_miss_limit = (u64{4} << 30) + 64 * 1024;
+constexpr u64 return_region_size = u64{64} * 1024;  // between two guards of the same size
+constexpr u32 fpu_credit = 64;                      // exits that the FPU state survives in host registers without proof of use
+constexpr u64 event_period = 10'000'000;            // ns; host input is looked at this often even if no device timer is due
+constexpr u64 table_miss_limit = (u64{4} << 30) + u64{64} * 1024;
 
 u64 now() {
   timespec t{};

@@ -18,7 +18,7 @@ namespace ring3 {
 namespace {
 
 constexpr std::array<int, 4> fault_signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
-constexpr std::size_t alternate_stack_size = 64 * 1024;
+constexpr std::size_t alternate_stack_size = std::size_t{64} * 1024;
 constexpr long repeat_ns = 1'000'000;
 
 // A signal handler gets no argument of ours: the thread's record is the one piece of state it can find.

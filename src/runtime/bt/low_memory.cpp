@@ -13,8 +13,8 @@ namespace ring3 {
 
 namespace {
 
-constexpr u64 first = 64 * 1024;  // vm.mmap_min_addr keeps everybody off the pages below
-constexpr u64 end = (u64{4} << 30) + 64 * 1024;
+constexpr u64 first = u64{64} * 1024;  // vm.mmap_min_addr keeps everybody off the pages below
+constexpr u64 end = (u64{4} << 30) + u64{64} * 1024;
 
 bool reserve() {
   void* const wanted = reinterpret_cast<void*>(first);

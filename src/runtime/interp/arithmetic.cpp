@@ -146,7 +146,7 @@ bool signed_quotient_fits(u32 low, u32 high, T divisor) {
   if constexpr (sizeof(T) == 1) dividend = static_cast<i16>(low);
   if constexpr (sizeof(T) == 2) dividend = static_cast<i32>((high << 16) | (low & 0xFFFFu));
   if constexpr (sizeof(T) == 4) dividend = static_cast<i64>((u64{high} << 32) | low);
-  const i64 by = static_cast<S>(divisor);
+  const i64 by = static_cast<S>(divisor);  // NOLINT(bugprone-signed-char-misuse): the sign is the point
   if (dividend == std::numeric_limits<i64>::min() && by == -1) return false;
   const i64 quotient = dividend / by;
   return quotient >= std::numeric_limits<S>::min() && quotient <= std::numeric_limits<S>::max();
