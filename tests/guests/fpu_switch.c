@@ -215,7 +215,7 @@ static void lazy_switching(void) {
   set_hook(v_no_fpu, on_no_fpu);
   set_hook(irq_base, on_timer_end_run);
   // A fast machine may be through before the timer comes: again until it came often enough.
-  for (u32 round = 0; lazy_loads < 20 && round < 10000; round++) {
+  for (u32 round = 0; (lazy_loads < 20 || switches <= 20) && round < 10000; round++) {
     fpu_owner = 2;
     current = 0;
     for (u32 i = 0; i < 2; i++) {

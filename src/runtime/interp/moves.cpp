@@ -43,7 +43,8 @@ Flow movzx(Vcpu& v, const Insn& insn) {
 Flow movsx(Vcpu& v, const Insn& insn) {
   return by_size(insn.operand[1].size, [&](auto value) {
     if (!read_operand(v, insn, 1, value)) return Flow::fault;
-    const i32 extended = static_cast<std::make_signed_t<decltype(value)>>(value);
+    const i32 extended =
+        static_cast<std::make_signed_t<decltype(value)>>(value);  // NOLINT(bugprone-signed-char-misuse): the sign is the point
     if (insn.operand[0].size == 2) {
       v.set_reg16(insn.operand[0].reg, static_cast<u16>(extended));
     } else {

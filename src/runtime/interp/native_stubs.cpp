@@ -99,7 +99,7 @@ class Writer {
   void store_flags() { add({0x9C, 0x8F, 0x87}, offsetof(NativeFrame, flags)); }
   void move_xmm(u8 opcode, unsigned mask) {
     for (unsigned n = 0; n < 8; ++n) {
-      if ((mask & (1u << n)) != 0) add({0x0F, opcode, static_cast<u8>(0x86 | (n << 3))}, offsetof(FxImage, xmm) + 16 * n);
+      if ((mask & (1u << n)) != 0) add({0x0F, opcode, static_cast<u8>(0x86 | (n << 3))}, offsetof(FxImage, xmm) + u64{16} * n);
     }
   }
   [[nodiscard]] const u8* data() const { return code_.data(); }

@@ -12,7 +12,7 @@ namespace {
 constexpr unsigned chunk = 16;
 constexpr unsigned image_size = 512;
 // Outside 64-bit mode XMM8 to XMM15 and what follows them are not touched (SDM vol. 1, 10.5.1).
-constexpr unsigned used_size = offsetof(FxImage, xmm) + 8 * 16;
+constexpr unsigned used_size = offsetof(FxImage, xmm) + u64{8} * 16;
 
 // Runs `access(offset, done, size)` over the operand in pieces.
 template <typename F>
