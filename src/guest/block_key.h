@@ -10,8 +10,8 @@ namespace mode {
 inline constexpr u32 code32 = 1u << 0;             // CS.D: default operand and address size
 inline constexpr u32 stack32 = 1u << 1;            // SS.B: implicit stack accesses use ESP, not SP
 inline constexpr u32 user = 1u << 2;               // CPL 3: other memory view, CLI/STI/IN/OUT may fault
-inline constexpr u32 v8086 = 1u << 3;              // EFLAGS.VM
-inline constexpr u32 trap = 1u << 4;               // EFLAGS.TF: one-instruction blocks
+inline constexpr u32 v8086 = 1u << 3;              // EFLAGS.VM: never translated
+inline constexpr u32 trap = 1u << 4;               // EFLAGS.TF: only the interpreter single-steps
 inline constexpr u32 ds_es_ss_flat = 1u << 5;      // DS, ES and SS: base 0, limit 4 GiB, usable, writable: no address arithmetic
 inline constexpr u32 osfxsr = 1u << 6;             // CR4.OSFXSR: SSE is #UD without it
 inline constexpr u32 cpl0 = 1u << 7;               // CPL 0: privileged instructions need no check (CPL 1 and 2 have neither bit)
@@ -25,8 +25,8 @@ struct BlockKey {
   u64 physical = 0;  // of the first byte
   u32 linear = 0;    // of the first byte: targets inside are linear
   u32 mode = 0;
-  u32 cs_base = 0;   // EIP = linear - cs_base is stored at exits
-  u32 cs_limit = 0;  // a block never runs past it
+  u32 cs_base = 0;   // 0: only code in a flat CS is translated, so EIP is the linear address
+  u32 cs_limit = 0;  // FFFFFFFFh, likewise
   bool operator==(const BlockKey&) const = default;
 };
 

@@ -6,8 +6,8 @@
 
 namespace ring3 {
 
-// Splits EFLAGS, opens or closes the segment gates and the FPU gate, and arms the poll if `attention` is wanted (an interrupt or event
-// waits). Interrupts that wait while IF is clear only arm `pending`.
+// Splits EFLAGS, opens or closes the segment gates and the FPU gate, and arms the poll if `interrupt_waits` and IF is set;
+// with IF clear it arms `pending` only, which STI and POPF copy.
 void export_state(CpuState& s, bool interrupt_waits);
 
 // Puts EFLAGS together again.
