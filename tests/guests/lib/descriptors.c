@@ -27,6 +27,8 @@ void descriptors_init(void) {
   gdt[tss_selector / 8] = descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0);
   gdt[ring1_code / 8] = descriptor(0, 0xFFFFF, 0xBB, 0xC);
   gdt[ring1_data / 8] = descriptor(0, 0xFFFFF, 0xB3, 0xC);
+  gdt[ring2_code / 8] = descriptor(0, 0xFFFFF, 0xDB, 0xC);
+  gdt[ring2_data / 8] = descriptor(0, 0xFFFFF, 0xD3, 0xC);
   struct TableRegister table = {sizeof(gdt) - 1, (u32)gdt};
   __asm__ volatile(
       "lgdt %0\n"

@@ -43,7 +43,9 @@ enum Selector {
   tss_selector = 0x28,
   ring1_code = 0x31,
   ring1_data = 0x39,
-  first_free = 0x40,  // up to gdt_limit: for the test
+  first_free = 0x40,   // up to the next one: for the test
+  ring2_code = 0x1F2,  // the last two
+  ring2_data = 0x1FA,
 };
 enum { gdt_entries = 64, vector_done = 0x80 };
 
@@ -94,6 +96,8 @@ void set_hook(u32 vector, TrapHook hook);
 // Flat state for code at `eip`: interrupts off, registers 0, its own stack of 64 KiB. Ring 3 or ring 0.
 struct Cpu user_cpu(const void* eip);
 struct Cpu kernel_cpu(const void* eip);
+// The same for any ring, 0 to 3.
+struct Cpu ring_cpu(u32 ring, const void* eip);
 extern u8 user_stack[65536];
 extern u8 trap_stack[65536];
 
@@ -105,6 +109,8 @@ bool check_trap(const char* what, u32 vector, u32 error, const void* eip);
 bool check_page_fault(const char* what, u32 error, u32 address, const void* eip);
 // The last run came to its closing `int 0x80`.
 bool check_done(const char* what);
+// The last run ended with the general and segment registers and the flags (RF apart) that it started with.
+bool check_unchanged(const char* what, const struct Cpu* start);
 
 enum Vector {
   v_divide = 0,

@@ -50,6 +50,14 @@ struct Cpu kernel_cpu(const void* eip) {
   return cpu;
 }
 
+struct Cpu ring_cpu(u32 ring, const void* eip) {
+  static const u16 code[] = {kernel_code, ring1_code, ring2_code, user_code}, data[] = {kernel_data, ring1_data, ring2_data, user_data};
+  struct Cpu cpu = ring == 0 ? kernel_cpu(eip) : user_cpu(eip);
+  cpu.cs = code[ring];
+  cpu.ss = cpu.ds = cpu.es = cpu.fs = cpu.gs = data[ring];
+  return cpu;
+}
+
 bool check_trap(const char* what, u32 vector, u32 error, const void* eip) {
   bool good = trap.vector == vector && trap.error == error && trap.cpu.eip == (u32)eip;
   if (!check_true(what, good) && showing_failures())
@@ -68,4 +76,18 @@ bool check_done(const char* what) {
   if (!check_true(what, good) && showing_failures())
     printf("       got vector %x error %x eip %x cr2 %x\n", trap.vector, trap.error, trap.cpu.eip, trap.cr2);
   return good;
+}
+
+bool check_unchanged(const char* what, const struct Cpu* start) {
+  const struct Cpu* end = &trap.cpu;
+  bool same = end->eax == start->eax && end->ebx == start->ebx && end->ecx == start->ecx && end->edx == start->edx &&
+              end->esi == start->esi && end->edi == start->edi && end->ebp == start->ebp && end->esp == start->esp &&
+              ((end->eflags ^ start->eflags) & ~(u32)f_rf) == 0 && end->cs == start->cs && end->ss == start->ss && end->ds == start->ds &&
+              end->es == start->es && end->fs == start->fs && end->gs == start->gs;
+  if (!check_true(what, same) && showing_failures()) {
+    printf("       eax %x ebx %x ecx %x edx %x esi %x edi %x ebp %x esp %x flags %x\n", end->eax, end->ebx, end->ecx, end->edx, end->esi,
+           end->edi, end->ebp, end->esp, end->eflags);
+    printf("       cs %x ss %x ds %x es %x fs %x gs %x, all to be as before\n", end->cs, end->ss, end->ds, end->es, end->fs, end->gs);
+  }
+  return same;
 }
