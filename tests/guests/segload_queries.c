@@ -100,13 +100,11 @@ static void outside_tables(void) {
   memcpy(copy, gdt, sizeof(gdt));
   copy[gdt_entries - 1] = descriptor(0, 0x1234, 0xF3, 4);
   for (u32 limit = 0x1F8; limit <= 0x200; limit++) {
-    struct TableRegister table = {(u16)limit, (u32)copy};
-    __asm__ volatile("lgdt %0" ::"m"(table));
+    load_gdt((u32)copy, (u16)limit);
     ask(0x1FB, 3);
     check_answers(limit >= 0x1FF, copy[gdt_entries - 1], 3, 3);
   }
-  struct TableRegister table = {sizeof(gdt) - 1, (u32)gdt};
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  own_gdt();
 
   // The same in an LDT; index 0 is a descriptor like any other there.
   static u64 local[3];
@@ -114,7 +112,7 @@ static void outside_tables(void) {
   local[1] = descriptor(0, 0x8765, 0xF3, 4);
   for (u32 limit = 0; limit < 17; limit++) {
     gdt[slot / 8] = descriptor((u32)local, limit, 0x82, 0);
-    __asm__ volatile("lldt %w0" ::"r"(slot));
+    load_ldt(slot);
     ask(4 | 3, 3);
     check_answers(limit >= 7, local[0], 3, 3);
     ask(8 | 4 | 3, 3);
@@ -122,7 +120,7 @@ static void outside_tables(void) {
     ask(16 | 4 | 3, 3);
     check_answers(false, 0, 3, 3);
   }
-  __asm__ volatile("lldt %w0" ::"r"(0));
+  load_ldt(0);
   ask(4 | 3, 3);
   check_answers(false, 0, 3, 3);
 }
@@ -184,8 +182,7 @@ static void tables_that_fault(void) {
   map(&space, window, pages | p_present | p_write);
   map(&space, window + page_bytes, 0);
   use_space(&space);
-  struct TableRegister table = {0xFFFF, base};
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  load_gdt(base, 0xFFFF);
   static u16 selector = 0x203;
   for (u32 i = 0; i < ARRAY_SIZE(queries); i++) {
     for (u32 ring = 0; ring < 4; ring++) {
@@ -203,8 +200,7 @@ static void tables_that_fault(void) {
       check("page accessed, not written", (u32)get_pte(&space, window + page_bytes) & (p_accessed | p_dirty), p_accessed);
     }
   }
-  table = (struct TableRegister){sizeof(gdt) - 1, (u32)gdt};
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  own_gdt();
   paging_off();
 }
 

@@ -119,8 +119,7 @@ static void end_of_gdt(void) {
   memcpy(copy, gdt, sizeof(gdt));
   copy[gdt_entries] = copy[gdt_entries + 1] = descriptor(0, 0xFFFFF, 0xF3, 0xC);
   for (u32 limit = 0x1FF; limit <= 0x20F; limit++) {
-    struct TableRegister table = {(u16)limit, (u32)copy};
-    __asm__ volatile("lgdt %0" ::"m"(table));
+    load_gdt((u32)copy, (u16)limit);
     check_load("first past the table", 0x203, limit >= 0x207);
     check_load("second past the table", 0x20B, limit >= 0x20F);
     check_load("far past the table", 0xFFFB, false);
@@ -129,21 +128,18 @@ static void end_of_gdt(void) {
   static u64 large[8192];
   memcpy(large, gdt, sizeof(gdt));
   large[8191] = descriptor(0, 0xFFFFF, 0xF3, 0xC);
-  struct TableRegister table = {0xFFFF, (u32)large};
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  load_gdt((u32)large, 0xFFFF);
   check_load("index 8191", 0xFFFB, true);
-  table.limit = 0xFFFE;
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  load_gdt((u32)large, 0xFFFE);
   check_load("one byte short", 0xFFFB, false);
-  table = (struct TableRegister){sizeof(gdt) - 1, (u32)gdt};
-  __asm__ volatile("lgdt %0" ::"m"(table));
+  own_gdt();
 }
 
 static u64 local[4];
 
 static void set_ldt(u32 base, u32 limit, u8 flags) {
   gdt[ldt_slot / 8] = descriptor(base, limit, 0x82, flags);
-  __asm__ volatile("lldt %w0" ::"r"(ldt_slot));
+  load_ldt(ldt_slot);
 }
 
 static void end_of_ldt(void) {
@@ -166,7 +162,7 @@ static void no_ldt(void) {
   for (u32 null = 0; null < 4; null++) {
     set_ldt((u32)local, sizeof(local) - 1, 0);
     check_load("with LDT", 0xF, true);
-    __asm__ volatile("lldt %w0" ::"r"(null));
+    load_ldt(null);
     u32 selector = 0;
     __asm__ volatile("sldt %0" : "=r"(selector));
     check("sldt", selector, null);
@@ -294,7 +290,7 @@ static void cached_ldt(void) {
   set_ldt((u32)other, sizeof(other) - 1, 0);
   __asm__ volatile("lsl %1, %0" : "=r"(limit) : "r"(0xF));
   check("a new load", limit, 0x222);
-  __asm__ volatile("lldt %w0" ::"r"(0));
+  load_ldt(0);
 }
 
 // Changes its own code descriptor and goes on until a far jump loads the new one.

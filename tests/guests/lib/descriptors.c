@@ -16,8 +16,17 @@ u64 gate(u16 selector, u32 offset, u8 access) {
 
 void load_idt(const void* base, u16 limit) {
   struct TableRegister table = {limit, (u32)base};
-  __asm__ volatile("lidt %0" ::"m"(table));
+  __asm__ volatile("lidt %0" ::"m"(table) : "memory");
 }
+
+void load_gdt(u32 base, u16 limit) {
+  struct TableRegister table = {limit, base};
+  __asm__ volatile("lgdt %0" ::"m"(table) : "memory");
+}
+
+void own_gdt(void) { load_gdt((u32)gdt, sizeof(gdt) - 1); }
+void load_ldt(u16 selector) { __asm__ volatile("lldt %w0" ::"r"(selector) : "memory"); }
+void load_task(u16 selector) { __asm__ volatile("ltr %w0" ::"r"(selector) : "memory"); }
 
 void descriptors_init(void) {
   gdt[kernel_code / 8] = descriptor(0, 0xFFFFF, 0x9B, 0xC);

@@ -69,6 +69,10 @@ u64 gate(u16 selector, u32 offset, u8 access);
 // GDT, IDT (interrupt gates, vector 80h open to ring 3), TSS, segment registers.
 void descriptors_init(void);
 void load_idt(const void* base, u16 limit);
+void load_gdt(u32 base, u16 limit);
+void own_gdt(void);  // back to `gdt`
+void load_ldt(u16 selector);
+void load_task(u16 selector);
 
 // --- traps.c ---
 // Registers of code to start, or of trapped code. Field order is known to traps.S.
