@@ -197,6 +197,16 @@ void set_pde(const struct Space* space, u32 linear, u64 entry);
 void use_space(const struct Space* space);
 void paging_off(void);
 
+// --- probe.c: single accesses whose fault is looked at ---
+enum Probe { probe_read, probe_write, probe_modify, probe_fetch, probe_count };
+enum PageError { e_present = 1, e_write = 2, e_user = 4, e_reserved = 8, e_fetch = 16 };
+enum { probe_word = 0x000080CD };  // `int 0x80`: what a page must hold that is fetched from; writes write it
+// Four bytes at `linear` from this ring; their page faults and `int 0x80` are then in `trap`.
+void probe(enum Probe kind, u32 ring, u32 linear);
+// What the last probe did: `error` is the page fault's error code at `linear`, or -1 for no fault.
+bool check_probe(const char* what, enum Probe kind, u32 linear, i32 error);
+static inline bool probe_writes(enum Probe kind) { return kind == probe_write || kind == probe_modify; }
+
 // --- irq.c ---
 enum { irq_base = 0x20, pit_hz = 1193182 };
 void pic_init(void);  // both 8259s: vectors 20h-2Fh, all masked
