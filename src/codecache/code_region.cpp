@@ -29,6 +29,7 @@ CodeRegion::CodeRegion(u64 bytes) : state_size_(contract::state_distance), size_
   if (region == MAP_FAILED) refuse("mmap");
   region_ = static_cast<u8*>(region);
   if (mmap(code(), size_, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_FIXED, fd_, 0) == MAP_FAILED) refuse("mmap of executable memory");
+  if (mprotect(region_ + contract::limit_guard, page_size, PROT_NONE) != 0) refuse("mprotect");
   void* alias = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
   if (alias == MAP_FAILED) refuse("mmap");
   writable_ = static_cast<u8*>(alias);

@@ -14,7 +14,7 @@ class CodeRegion {
   CodeRegion(const CodeRegion&) = delete;
   CodeRegion& operator=(const CodeRegion&) = delete;
 
-  [[nodiscard]] void* state_area() const { return region_; }        // contract::state_distance bytes, zeroed
+  [[nodiscard]] void* state_area() const { return region_; }        // contract::limit_guard bytes, zeroed
   [[nodiscard]] u8* code() const { return region_ + state_size_; }  // executable alias, host address of offset 0
   [[nodiscard]] u8* writable() const { return writable_; }
   [[nodiscard]] u64 size() const { return size_; }

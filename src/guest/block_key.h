@@ -19,14 +19,20 @@ inline constexpr u32 cs_flat = 1u << 8;            // CS: base 0, limit 4 GiB
 inline constexpr u32 protected_mode = 1u << 9;     // CR0.PE: segment loads read descriptors
 inline constexpr u32 tsc_faults = 1u << 10;        // CR4.TSD and CPL > 0: RDTSC is #GP(0)
 inline constexpr u32 alignment_checks = 1u << 11;  // CPL 3, CR0.AM and EFLAGS.AC: only the interpreter checks alignment
+inline constexpr u32 fs_gs_checked = 1u << 12;     // FS or GS is loaded and not plain data of 4 GiB: accesses through both are checked
+inline constexpr u32 expand_down = 1u << 13;       // a loaded data segment expands down: checks have a lower bound too
 }  // namespace mode
 
 struct BlockKey {
   u64 physical = 0;  // of the first byte
   u32 linear = 0;    // of the first byte: targets inside are linear
   u32 mode = 0;
-  u32 cs_base = 0;   // 0: only code in a flat CS is translated, so EIP is the linear address
-  u32 cs_limit = 0;  // FFFFFFFFh, likewise
+  u32 cs_base = 0;   // EIP = linear - cs_base
+  u32 cs_limit = 0;  // the last EIP that may be fetched; branch targets are compared with it
+  // Both are translations for the same state of the CPU.
+  [[nodiscard]] bool same_mode(const BlockKey& other) const {
+    return mode == other.mode && cs_base == other.cs_base && cs_limit == other.cs_limit;
+  }
   bool operator==(const BlockKey&) const = default;
 };
 

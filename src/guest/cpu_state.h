@@ -33,6 +33,15 @@ static_assert(sizeof(FxImage) == 512);
 // What the CPU does after an instruction that holds interrupts off for one instruction (SDM vol. 3, 6.8.3).
 enum class Shadow : u8 { none, sti, mov_ss };
 
+// What emitted code checks an access through a segment with, at offset `o` and of `n` bytes: it is inside if
+// (o - lower mod 2^32) + n - 1 + room < 0, where -room is the number of valid offsets, and 0 if there are none for this kind of access.
+struct SegmentCheck {
+  u64 read_room = 0;
+  u64 write_room = 0;
+  u32 lower = 0;  // minus the first valid offset
+  u32 base = 0;
+};
+
 // The words shared with emitted code. See translator/contract.h for who writes which and when.
 struct EmittedLink {
   u64 poll = 0;           // host address loaded at every poll; 0 makes the poll fault into the runtime
@@ -48,8 +57,10 @@ struct EmittedLink {
   u64 resume_at = 0;      // host address to enter
   u64 context = 0;        // r13: tables of the current view and mode
   u64 return_stack = 0;   // rsp while emitted code runs
-  // Per segment: host address of its base if it is usable, writable (CS: readable) and 4 GiB long; 0 faults into the runtime.
+  // Per segment: host address of its base if it is present, writable, expand-up and 4 GiB long; 0 faults into the runtime.
   std::array<u64, segment_count> segment_gate{};
+  std::array<SegmentCheck, segment_count> segment_check{};
+  std::array<SegmentCache, segment_count> exported{};  // the caches that the two arrays above were made from
 };
 
 // Model-specific registers that are nothing but storage to the guest (values after reset: SDM vol. 3, table 9-1 and 11.12.4).

@@ -49,6 +49,11 @@ std::string field_name(i64 at) {
   }
   for (unsigned i = 0; i < segments.size(); ++i) {
     if (at == offset::segment_gate + static_cast<i32>(i * 8)) return fmt::format("segment_gate.{}", segments[i]);
+    const i64 check = at - offset::segment_check(i);
+    if (check == offsetof(SegmentCheck, read_room)) return fmt::format("read_room.{}", segments[i]);
+    if (check == offsetof(SegmentCheck, write_room)) return fmt::format("write_room.{}", segments[i]);
+    if (check == offsetof(SegmentCheck, lower)) return fmt::format("lower.{}", segments[i]);
+    if (check == offsetof(SegmentCheck, base)) return fmt::format("base.{}", segments[i]);
     if (at == offset::selector(i)) return fmt::format("selector.{}", segments[i]);
   }
   return at < 0 ? fmt::format("cpu-{:#x}", -at) : fmt::format("cpu+{:#x}", at);

@@ -15,12 +15,13 @@ bool Emitter::emit_bit_test(const Insn& insn) {
   a_.mov(x86::r10d, 5);
   a_.sarx(x86::r11d, index, x86::r10d);
   a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r11, 2));
-  if (!add_segment_base(insn.mem.segment)) return false;
+  const Table table = insn.row == Row::bt ? Table::read : Table::write;
+  to_linear(insn.mem.segment, 4, table);
   a_.mov(x86::r10d, 27);
   a_.shlx(x86::r11d, index, x86::r10d);
   a_.shrx(x86::r11d, x86::r11d, x86::r10d);
   a_.mov(x86::r10d, 10);
-  look_up(4, insn.row == Row::bt ? Table::read : Table::write);
+  look_up(4, table);
   const x86::Mem mem = host_memory(4);
   if (insn.lock) a_.lock();
   switch (insn.row) {
@@ -33,10 +34,10 @@ bool Emitter::emit_bit_test(const Insn& insn) {
 }
 
 bool Emitter::emit_xlat() {
-  if (insn_->address_size == 2 || insn_->mem.segment == Seg::cs) return false;
+  if (insn_->address_size == 2) return false;
   a_.movzx(x86::r8d, x86::al);
   a_.lea(x86::r8d, x86::ptr(x86::rbx, x86::r8));
-  if (!add_segment_base(insn_->mem.segment)) return false;
+  to_linear(insn_->mem.segment, 1, Table::read);
   look_up(1, Table::read);
   a_.mov(x86::al, host_memory(1));
   return true;

@@ -15,6 +15,8 @@
 // finds the guest instruction from the host pc; every access of an instruction precedes its first change of guest state, so that the
 // runtime can execute the whole instruction again in the interpreter.
 //
+// A segment check is a load beside the page limit_guard, at an index of -1 when the access is inside and 0 or 1 when it is not.
+//
 // Polls and gates are loads through pointers in CpuState::link that the runtime sets to 0 to get control: no flags, no compare.
 #pragma once
 
@@ -35,7 +37,9 @@ inline constexpr u64 context_size = jump_table + (u64{4} << 32);
 
 // CpuState stands this far before the code cache's base (r15 + state_distance = offset 0 of the cache).
 inline constexpr u32 state_distance = 0x10000;
-static_assert(sizeof(CpuState) <= state_distance);
+// The last page before the code cache is not accessible: a failed segment check loads from it (offset from r15).
+inline constexpr i32 limit_guard = static_cast<i32>(state_distance - page_size);
+static_assert(sizeof(CpuState) <= limit_guard);
 
 // Why emitted code came back (CpuState::link.exit_reason). CpuState::eip is the address to go on at unless stated otherwise.
 enum class ExitReason : u32 {
@@ -72,6 +76,9 @@ inline constexpr i32 tsc_offset = offsetof(CpuState, tsc_offset);
 inline constexpr i32 tsc_aux = offsetof(CpuState, msr) + static_cast<i32>(offsetof(MsrState, tsc_aux));
 inline constexpr i32 fpu_live = offsetof(CpuState, fpu_live);
 inline constexpr i32 fpu = offsetof(CpuState, fpu);
+[[nodiscard]] constexpr i32 segment_check(unsigned segment) {
+  return link + static_cast<i32>(offsetof(EmittedLink, segment_check) + segment * sizeof(SegmentCheck));
+}
 [[nodiscard]] constexpr i32 selector(unsigned segment) {
   return static_cast<i32>(offsetof(CpuState, seg) + segment * sizeof(SegmentCache) + offsetof(SegmentCache, selector));
 }

@@ -22,6 +22,26 @@ void Emitter::jump_table() {
   a_.jmp(x86::r9);
 }
 
+bool Emitter::within_limit(u32 target) const { return target - key_.cs_base <= key_.cs_limit; }
+
+// Comes before the first change of guest state: the jump itself faults (SDM vol. 2, JMP, CALL, RET).
+void Emitter::check_target(const Gp& eip) {
+  if (key_.cs_limit == 0xFFFFFFFF) return;
+  a_.mov(x86::r9, Imm(-(i64{key_.cs_limit} + 1)));
+  a_.lea(x86::r9, x86::ptr(eip, x86::r9));
+  check_sign();
+}
+
+void Emitter::jump_indirect(const Gp& eip) {
+  if (key_.cs_base != 0) {
+    a_.mov(x86::r9d, key_.cs_base);
+    a_.lea(x86::r8d, x86::ptr(eip, x86::r9));
+  } else if (eip != x86::r8) {
+    a_.mov(x86::r8d, eip.r32());
+  }
+  jump_table();
+}
+
 void Emitter::jump_direct(u32 target) {
   if (in_page(target)) {
     patchable_jump({0xE9}, target);
@@ -50,52 +70,55 @@ void Emitter::emit_cold_exits(TranslatedBlock& out) {
 bool Emitter::emit_control(const Insn& insn) {
   if (insn.operand_size != 4) return false;
   const Operand& o = insn.operand[0];
-  const u32 target = next_eip() + insn.target;
+  const u32 target = next_linear() + insn.target;
   const bool stack_ok = (key_.mode & mode::stack32) != 0 && !site_unaligned();
   const bool direct = o.kind == OperandKind::rel;
+  if (direct && !within_limit(target)) return false;
   switch (insn.row) {
     case Row::jmp:
-      if (!direct || target <= eip()) {
+      if (!direct || target <= linear()) {
         if (!hold_poll_) poll();
       }
       if (direct) {
         jump_direct(target);
       } else {
         if (o.kind == OperandKind::mem) {
-          if (!operand_address(insn, 4, Table::read)) return false;
+          operand_address(insn, 4, Table::read);
           a_.mov(x86::r8d, host_memory(4));
         } else {
           a_.mov(x86::r8d, gpr32(o.reg));
         }
-        jump_table();
+        check_target(x86::r8);
+        jump_indirect(x86::r8);
       }
       break;
     case Row::call:
       if (!stack_ok) return false;
-      if (!hold_poll_ && (!direct || target <= eip())) poll();
+      if (!hold_poll_ && (!direct || target <= linear())) poll();
       if (o.kind == OperandKind::mem) {
-        if (!operand_address(insn, 4, Table::read)) return false;
+        operand_address(insn, 4, Table::read);
         a_.mov(x86::r11d, host_memory(4));
       } else if (!direct) {
         a_.mov(x86::r11d, gpr32(o.reg));
       }
-      if (!stack_slot(-4, 4, Table::write)) return false;
+      if (!direct) check_target(x86::r11);
+      stack_slot(-4, 4, Table::write);
       a_.mov(host_memory(4), next_eip());
       a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
       if (direct) {
         jump_direct(target);
       } else {
-        a_.mov(x86::r8d, x86::r11d);
-        jump_table();
+        jump_indirect(x86::r11);
       }
       break;
     case Row::ret:
       if (!stack_ok) return false;
       if (!hold_poll_) poll();
-      if (!stack_slot(0, 4, Table::read)) return false;
+      stack_slot(0, 4, Table::read);
       a_.mov(x86::r8d, host_memory(4));
+      check_target(x86::r8);
       a_.lea(x86::r12d, x86::ptr(x86::r12, static_cast<i32>(4 + (insn.operand_count != 0 ? insn.imm & 0xFFFFu : 0))));
-      jump_table();
+      jump_indirect(x86::r8);
       break;
     case Row::loop:
     case Row::loope:
@@ -114,23 +137,25 @@ bool Emitter::emit_conditional(const Insn& insn) {
   // 70+cc rel8 or 0F 80+cc rel32: the condition is in the low four bits of the last opcode byte.
   const u8 first = insn.bytes[insn.opcode_offset];
   const u8 condition = static_cast<u8>((first == 0x0F ? insn.bytes[insn.opcode_offset + 1] : first) & 0xFu);
-  const u32 target = next_eip() + insn.target;
-  if (target <= eip() && !hold_poll_) poll();
+  const u32 target = next_linear() + insn.target;
+  if (!within_limit(target)) return false;
+  if (target <= linear() && !hold_poll_) poll();
   patchable_jump({0x0F, static_cast<u8>(0x80u | condition)}, target);
-  jump_direct(next_eip());
+  jump_direct(next_linear());
   ended_ = true;
   return true;
 }
 
 bool Emitter::emit_loop(const Insn& insn) {
   if (insn.address_size != 4) return false;  // CX as counter has no form in 64-bit mode
-  const u32 target = next_eip() + insn.target;
-  if (target <= eip() && !hold_poll_) poll();
+  const u32 target = next_linear() + insn.target;
+  if (!within_limit(target)) return false;
+  if (target <= linear() && !hold_poll_) poll();
   const u8 opcode = insn.bytes[insn.opcode_offset];
   const std::array<u8, 5> head{0x67, opcode, 2, 0xEB, 5};  // taken: over the short jump; not taken: over the first long jump
   a_.embed(head.data(), head.size());
   patchable_jump({0xE9}, target);
-  jump_direct(next_eip());
+  jump_direct(next_linear());
   ended_ = true;
   return true;
 }

@@ -128,7 +128,7 @@ bool Emitter::emit_copy(const Insn& insn) {
 
   const Family family = insn.info().family;
   if (family == Family::x87 || family == Family::mmx || family == Family::sse) check_fpu();
-  if (insn.has_memory && !operand_address(insn, size, written ? Table::write : Table::read)) return false;
+  if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read);
   if (substituted == none) {
     reencode(insn, none);
     return true;

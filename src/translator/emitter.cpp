@@ -55,8 +55,6 @@ bool Emitter::must_interpret(const Insn& insn) const {
   if (info.emission == Emission::runtime) return true;
   if ((options_.missing_features >> static_cast<unsigned>(info.feature) & 1u) != 0) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
-  // CS may be unreadable and is never writable: its caches are not in the mode bits.
-  if (insn.has_memory && insn.mem.segment == Seg::cs && insn.row != Row::lea) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
   return false;
 }

@@ -51,17 +51,22 @@ class Emitter {
   [[nodiscard]] static Gp gpr32(unsigned guest);  // host register of a guest register
   [[nodiscard]] static Gp gpr16(unsigned guest);
   [[nodiscard]] static Gp gpr64(unsigned guest);
-  [[nodiscard]] u32 eip() const { return key_.linear + guest_offset_; }  // of the current instruction
-  [[nodiscard]] u32 next_eip() const { return eip() + insn_->length; }
+  [[nodiscard]] u32 linear() const { return key_.linear + guest_offset_; }  // of the current instruction
+  [[nodiscard]] u32 next_linear() const { return linear() + insn_->length; }
+  [[nodiscard]] u32 next_eip() const { return next_linear() - key_.cs_base; }
 
   // --- memory_access.cpp ---
-  // r8d = linear address of the memory operand. False: the segment needs the interpreter.
-  [[nodiscard]] bool linear_address(const Insn& insn);
+  // How accesses through a segment are made in this mode: as they are; with its base added, if it is plain data of 4 GiB; with base, limit
+  // and rights.
+  enum class SegmentForm : u8 { flat, based, checked };
+  [[nodiscard]] SegmentForm segment_form(Seg segment) const;
   void effective_address(const Insn& insn, const Gp& out);  // offset, 32 bits
-  [[nodiscard]] bool add_segment_base(Seg segment);         // r8d += base, if the mode needs it
+  // r8d: offset of an access of `size` bytes -> linear address. Faults if the access is not allowed. Clobbers r9.
+  void to_linear(Seg segment, unsigned size, Table table);
+  void check_sign();  // faults unless r9 is negative
   // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned.
   void look_up(unsigned size, Table table);
-  [[nodiscard]] bool operand_address(const Insn& insn, unsigned size, Table table);  // both
+  void operand_address(const Insn& insn, unsigned size, Table table);  // all of it for the memory operand: r8, r9
   [[nodiscard]] bool site_unaligned() const { return unaligned_here_; }
   [[nodiscard]] static asmjit::x86::Mem host_memory(unsigned size);  // [r9 + r8]
 
@@ -77,18 +82,21 @@ class Emitter {
   bool emit_push(const Insn& insn);
   bool emit_pop(const Insn& insn);
   bool emit_leave(const Insn& insn);
-  [[nodiscard]] bool stack_slot(i32 displacement, unsigned size, Table table);  // r8, r9 for [esp + displacement]
+  void stack_slot(i32 displacement, unsigned size, Table table);  // r8, r9 for [esp + displacement]
   bool emit_control(const Insn& insn);
   bool emit_conditional(const Insn& insn);
   bool emit_loop(const Insn& insn);
-  void jump_direct(u32 target);  // inline, ends the path
-  void jump_indirect();          // to the linear address in r8d
-  void jump_table();             // to the linear address in r8d, without poll
+  void jump_direct(u32 target);                       // inline, ends the path
+  [[nodiscard]] bool within_limit(u32 target) const;  // a linear address, against the limit of CS
+  void check_target(const Gp& eip);                   // 64-bit name of the register; faults beyond the limit of CS
+  void jump_indirect(const Gp& eip);                  // without poll
+  void jump_table();                                  // to the linear address in r8d
   [[nodiscard]] asmjit::Label cold_exit(u32 target);
   [[nodiscard]] bool in_page(u32 target) const;
   void patchable_jump(std::initializer_list<u8> opcode, u32 target);
   void emit_cold_exits(TranslatedBlock& out);
   bool emit_string(const Insn& insn);
+  void string_pointer(const Gp& pointer, const Gp& distance, Seg segment, Table table, const asmjit::Label& bail);
   bool emit_sensitive(const Insn& insn);
   bool emit_pushf(const Insn& insn);
   bool emit_popf(const Insn& insn);

@@ -30,19 +30,47 @@ void Emitter::effective_address(const Insn& insn, const Gp& out) {
   if (insn.address_size == 2) a_.movzx(out, out.r16());
 }
 
-bool Emitter::add_segment_base(Seg segment) {
-  const bool flat = segment == Seg::cs ? (key_.mode & mode::cs_flat) != 0
-                                       : segment != Seg::fs && segment != Seg::gs && (key_.mode & mode::ds_es_ss_flat) != 0;
-  if (flat) return true;
-  a_.mov(x86::r9, field(offset::segment_gate + static_cast<i32>(segment) * 8, 8));
-  a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
-  a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
-  return true;
+Emitter::SegmentForm Emitter::segment_form(Seg segment) const {
+  if (segment == Seg::cs) return SegmentForm::checked;  // whether it can be read is not among the mode bits
+  if (segment == Seg::fs || segment == Seg::gs) {
+    return (key_.mode & mode::fs_gs_checked) != 0 ? SegmentForm::checked : SegmentForm::based;
+  }
+  return (key_.mode & mode::ds_es_ss_flat) != 0 ? SegmentForm::flat : SegmentForm::checked;
 }
 
-bool Emitter::linear_address(const Insn& insn) {
-  effective_address(insn, x86::r8d);
-  return add_segment_base(insn.mem.segment);
+// r9 is negative if what was checked is inside, and below 2^33 otherwise. Half of it is the index: no flags, no shift count.
+void Emitter::check_sign() {
+  a_.rorx(x86::r9, x86::r9, 32);
+  a_.movsxd(x86::r9, x86::r9d);
+  a_.mov(x86::r9d, x86::dword_ptr(x86::r15, x86::r9, 3, limit_guard));
+}
+
+void Emitter::to_linear(Seg segment, unsigned size, Table table) {
+  const SegmentForm form = segment_form(segment);
+  if (form == SegmentForm::flat) return;
+  const unsigned number = static_cast<unsigned>(segment);
+  if (form == SegmentForm::based) {
+    a_.mov(x86::r9, field(offset::segment_gate + static_cast<i32>(number) * 8, 8));
+    a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+    a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
+    return;
+  }
+  const i32 check = offset::segment_check(number);
+  const i32 room = check + static_cast<i32>(table == Table::read ? offsetof(SegmentCheck, read_room) : offsetof(SegmentCheck, write_room));
+  const i32 last = static_cast<i32>(size) - 1;
+  if ((key_.mode & mode::expand_down) != 0) {
+    a_.mov(x86::r9d, field(check + static_cast<i32>(offsetof(SegmentCheck, lower)), 4));
+    a_.lea(x86::r9d, x86::ptr(x86::r8, x86::r9));
+    a_.mov(x86::r10, field(room, 8));
+    a_.lea(x86::r9, x86::ptr(x86::r9, x86::r10, 0, last));
+    a_.mov(x86::r10d, 10);
+  } else {
+    a_.mov(x86::r9, field(room, 8));
+    a_.lea(x86::r9, x86::ptr(x86::r8, x86::r9, 0, last));
+  }
+  check_sign();
+  a_.mov(x86::r9d, field(check + static_cast<i32>(offsetof(SegmentCheck, base)), 4));
+  a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
 }
 
 void Emitter::look_up(unsigned size, Table table) {
@@ -83,10 +111,10 @@ void Emitter::look_up(unsigned size, Table table) {
   a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, disp));
 }
 
-bool Emitter::operand_address(const Insn& insn, unsigned size, Table table) {
-  if (!linear_address(insn)) return false;
+void Emitter::operand_address(const Insn& insn, unsigned size, Table table) {
+  effective_address(insn, x86::r8d);
+  to_linear(insn.mem.segment, size, table);
   look_up(size, table);
-  return true;
 }
 
 x86::Mem Emitter::host_memory(unsigned size) { return x86::Mem(x86::r9, x86::r8, 0, 0, size); }

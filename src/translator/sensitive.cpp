@@ -43,7 +43,7 @@ bool Emitter::emit_sensitive(const Insn& insn) {
     case Row::mov_from_sreg: {
       const x86::Mem selector = field(offset::selector(insn.operand[1].reg), 2);
       if (insn.has_memory) {
-        if (!operand_address(insn, 2, Table::write)) return false;
+        operand_address(insn, 2, Table::write);
         a_.movzx(x86::r11d, selector);
         a_.mov(host_memory(2), x86::r11w);
       } else if (insn.operand_size == 4) {
@@ -55,7 +55,7 @@ bool Emitter::emit_sensitive(const Insn& insn) {
     }
     case Row::push_sreg:
       if ((key_.mode & mode::stack32) == 0 || site_unaligned() || insn.operand_size != 4) return false;
-      if (!stack_slot(-4, 4, Table::write)) return false;
+      stack_slot(-4, 4, Table::write);
       a_.movzx(x86::r11d, field(offset::selector(insn.operand[0].reg), 2));
       a_.mov(host_memory(4), x86::r11d);
       a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
@@ -95,7 +95,7 @@ bool Emitter::emit_sti() {
 
 bool Emitter::emit_pushf(const Insn& insn) {
   if (insn.operand_size != 4 || (key_.mode & mode::stack32) == 0 || site_unaligned() || (key_.mode & mode::v8086) != 0) return false;
-  if (!stack_slot(-4, 4, Table::write)) return false;
+  stack_slot(-4, 4, Table::write);
   a_.pushfq();
   a_.pop(x86::r11);
   a_.mov(x86::r10d, field(offset::system_flags, 4));
@@ -110,7 +110,7 @@ bool Emitter::emit_pushf(const Insn& insn) {
 
 bool Emitter::emit_popf(const Insn& insn) {
   if (insn.operand_size != 4 || (key_.mode & mode::stack32) == 0 || site_unaligned() || (key_.mode & mode::trap) != 0) return false;
-  if (!stack_slot(0, 4, Table::read)) return false;
+  stack_slot(0, 4, Table::read);
   a_.mov(x86::r8d, host_memory(4));
   // POPF overwrites every flag that the host holds, so they are free from here on, once TF is known to stay off.
   const Label plain = a_.newLabel();

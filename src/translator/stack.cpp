@@ -5,15 +5,14 @@ namespace ring3 {
 
 using namespace asmjit;
 
-bool Emitter::stack_slot(i32 displacement, unsigned size, Table table) {
+void Emitter::stack_slot(i32 displacement, unsigned size, Table table) {
   if (displacement == 0) {
     a_.mov(x86::r8d, x86::r12d);
   } else {
     a_.lea(x86::r8d, x86::ptr(x86::r12, displacement));
   }
-  if (!add_segment_base(Seg::ss)) return false;
+  to_linear(Seg::ss, size, table);
   look_up(size, table);
-  return true;
 }
 
 bool Emitter::emit_stack(const Insn& insn) {
@@ -32,14 +31,14 @@ bool Emitter::emit_push(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const i32 step = -static_cast<i32>(size);
   if (o.kind == OperandKind::mem) {
-    if (!operand_address(insn, size, Table::read)) return false;
+    operand_address(insn, size, Table::read);
     if (size == 4) {
       a_.mov(x86::r11d, host_memory(4));
     } else {
       a_.movzx(x86::r11d, host_memory(2));
     }
   }
-  if (!stack_slot(step, size, Table::write)) return false;
+  stack_slot(step, size, Table::write);
   const x86::Mem slot = host_memory(size);
   if (o.kind == OperandKind::imm) {
     a_.mov(slot, size == 4 ? insn.imm : insn.imm & 0xFFFFu);
@@ -57,7 +56,7 @@ bool Emitter::emit_pop(const Insn& insn) {
   const unsigned size = insn.operand_size;
   const i32 step = static_cast<i32>(size);
   if (o.kind == OperandKind::reg) {
-    if (!stack_slot(0, size, Table::read)) return false;
+    stack_slot(0, size, Table::read);
     if (o.reg == esp) {  // the popped value wins over the increment
       if (size == 4) {
         a_.mov(x86::r12d, host_memory(4));
@@ -73,7 +72,7 @@ bool Emitter::emit_pop(const Insn& insn) {
     return true;
   }
   // POP m: the destination's address is computed with the incremented esp (SDM vol. 2, POP).
-  if (!stack_slot(0, size, Table::read)) return false;
+  stack_slot(0, size, Table::read);
   if (size == 4) {
     a_.mov(x86::r11d, host_memory(4));
   } else {
@@ -81,7 +80,7 @@ bool Emitter::emit_pop(const Insn& insn) {
   }
   Insn shifted = insn;
   if (shifted.mem.base == esp) shifted.mem.displacement += static_cast<u32>(step);
-  if (!operand_address(shifted, size, Table::write)) return false;
+  operand_address(shifted, size, Table::write);
   a_.mov(host_memory(size), size == 4 ? Gp(x86::r11d) : Gp(x86::r11w));
   a_.lea(x86::r12d, x86::ptr(x86::r12, step));
   return true;
@@ -90,7 +89,7 @@ bool Emitter::emit_pop(const Insn& insn) {
 bool Emitter::emit_leave(const Insn& insn) {
   if (insn.operand_size != 4) return false;
   a_.mov(x86::r8d, x86::ebp);
-  if (!add_segment_base(Seg::ss)) return false;
+  to_linear(Seg::ss, 4, Table::read);
   look_up(4, Table::read);
   a_.mov(x86::r11d, host_memory(4));  // faults before anything changed
   a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));

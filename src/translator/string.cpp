@@ -44,13 +44,42 @@ constexpr i32 page_offset_mask = static_cast<i32>(page_mask);
 
 }  // namespace
 
+// `distance` = host address - `pointer`, r8 = at most the bytes that its page and its segment still hold. Changes flags and r9.
+void Emitter::string_pointer(const Gp& pointer, const Gp& distance, Seg segment, Table table, const Label& bail) {
+  const bool flat = segment_form(segment) == SegmentForm::flat;
+  if (!flat) {
+    const i32 check = offset::segment_check(static_cast<unsigned>(segment));
+    const u64 room = table == Table::read ? offsetof(SegmentCheck, read_room) : offsetof(SegmentCheck, write_room);
+    a_.mov(x86::r9d, field(check + static_cast<i32>(offsetof(SegmentCheck, lower)), 4));
+    a_.add(x86::r9d, pointer.r32());
+    a_.add(x86::r9, field(check + static_cast<i32>(room), 8));
+    a_.neg(x86::r9);
+    a_.jle(bail);
+    a_.cmp(x86::r8, x86::r9);
+    a_.cmova(x86::r8, x86::r9);
+  }
+  a_.mov(x86::r9d, pointer.r32());
+  if (!flat)
+    a_.add(x86::r9d, field(offset::segment_check(static_cast<unsigned>(segment)) + static_cast<i32>(offsetof(SegmentCheck, base)), 4));
+  a_.mov(distance.r32(), x86::r9d);
+  a_.shr(distance.r32(), page_shift);
+  a_.mov(distance, x86::ptr(x86::r13, distance, 3, static_cast<i32>(table == Table::read ? read_table : write_table)));
+  a_.test(distance, distance);
+  a_.jz(bail);
+  if (!flat) {
+    a_.add(distance, x86::r9);
+    a_.sub(distance, pointer);
+  }
+  a_.and_(x86::r9d, page_offset_mask);
+  a_.neg(x86::r9d);
+  a_.add(x86::r9d, static_cast<i32>(page_size));
+  a_.cmp(x86::r8d, x86::r9d);
+  a_.cmova(x86::r8d, x86::r9d);
+}
+
 bool Emitter::emit_string(const Insn& insn) {
   const StringForm form = form_of(insn.row);
-  // Segments with a base would need two of them added and taken off again; 16-bit addressing wraps SI and DI.
-  if (form.size == 0 || insn.address_size != 4 || (key_.mode & mode::ds_es_ss_flat) == 0) return false;
-  if (form.source && insn.segment_override && insn.mem.segment != Seg::ds && insn.mem.segment != Seg::es && insn.mem.segment != Seg::ss) {
-    return false;
-  }
+  if (form.size == 0 || insn.address_size != 4) return false;  // 16-bit addressing wraps SI and DI
   const bool rep = insn.rep != Rep::none;
   out_->points.back().rep_string = rep;
   const Label bail = a_.newLabel();
@@ -67,23 +96,10 @@ bool Emitter::emit_string(const Insn& insn) {
     a_.test(x86::ecx, x86::ecx);
     a_.jz(done);
   }
-  // r10 = source entry, r11 = destination entry, r8d = largest offset in a page.
-  a_.xor_(x86::r8d, x86::r8d);
-  const auto check = [&](const Gp& pointer, const Gp& entry, Table table) {
-    a_.mov(x86::r9d, pointer);
-    a_.shr(x86::r9d, page_shift);
-    a_.mov(entry, x86::ptr(x86::r13, x86::r9, 3, static_cast<i32>(table == Table::read ? read_table : write_table)));
-    a_.test(entry, entry);
-    a_.jz(bail);
-    a_.mov(x86::r9d, pointer);
-    a_.and_(x86::r9d, page_offset_mask);
-    a_.cmp(x86::r8d, x86::r9d);
-    a_.cmovb(x86::r8d, x86::r9d);
-  };
-  if (form.source) check(x86::esi, x86::r10, Table::read);
-  if (form.destination) check(x86::edi, x86::r11, form.stores ? Table::write : Table::read);
-  a_.neg(x86::r8d);
-  a_.add(x86::r8d, static_cast<i32>(page_size));  // bytes that both pages still hold
+  // r8 = bytes that pages and limits still hold; r10 and r11 = what turns esi and edi into host addresses.
+  a_.mov(x86::r8d, page_size);
+  if (form.source) string_pointer(x86::rsi, x86::r10, insn.segment_override ? insn.mem.segment : Seg::ds, Table::read, bail);
+  if (form.destination) string_pointer(x86::rdi, x86::r11, Seg::es, form.stores ? Table::write : Table::read, bail);
   if (rep) {
     // r8d = iterations of this run, r9d = iterations after it.
     if (size > 1) a_.shr(x86::r8d, size == 2 ? 1 : 2);

@@ -30,7 +30,7 @@ std::vector<std::string> translate(const Snippet& snippet) {
   Translator translator(options, cache.stubs(), cache.base());
   const Decoder decoder;
 
-  const BlockKey key{snippet.at, snippet.at, snippet.mode, 0, 0xFFFFFFFF};
+  const BlockKey key{snippet.at, snippet.at, snippet.mode, snippet.cs_base, snippet.cs_limit};
   const u32 size = static_cast<u32>(snippet.bytes.size());
   GuestBlock guest;
   build_block(decoder, key, snippet.bytes, std::min(size, page_size - (snippet.at & page_mask)), 64, guest);

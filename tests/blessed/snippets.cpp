@@ -29,7 +29,9 @@ u32 change_mode(u32 bits, const std::string& word) {
   if (word == "kernel") return bits;
   if (word == "user") return (bits & ~mode::cpl0) | mode::user;
   if (word == "ring1") return bits & ~mode::cpl0;
-  if (word == "based") return bits & ~mode::ds_es_ss_flat;
+  if (word == "limited") return bits & ~mode::ds_es_ss_flat;
+  if (word == "expand-down") return (bits & ~mode::ds_es_ss_flat) | mode::expand_down;
+  if (word == "limited-fs") return bits | mode::fs_gs_checked;
   if (word == "stack16") return bits & ~mode::stack32;
   if (word == "nosse") return bits & ~mode::osfxsr;
   throw UserError(fmt::format("'{}' is not a mode word", word));
@@ -55,6 +57,12 @@ void read_line(Snippet& snippet, const std::string& line) {
   } else if (first == "at") {
     words >> word;
     snippet.at = hex(word);
+  } else if (first == "code") {
+    snippet.mode &= ~mode::cs_flat;
+    words >> word;
+    snippet.cs_base = hex(word);
+    words >> word;
+    snippet.cs_limit = hex(word);
   } else if (first == "misaligned") {
     while (words >> word) snippet.misaligned.push_back(hex(word));
   } else {

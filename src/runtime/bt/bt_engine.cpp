@@ -21,6 +21,7 @@ namespace {
 constexpr u64 return_region_size = u64{64} * 1024;  // between two guards of the same size
 constexpr u32 fpu_credit = 64;                      // exits that the FPU state survives in host registers without proof of use
 constexpr u64 event_period = 10'000'000;            // ns; host input is looked at this often even if no device timer is due
+const BlockKey no_mode{0, 0, ~0u, 0, 0};
 constexpr u64 table_miss_limit = (u64{4} << 30) + u64{64} * 1024;
 
 u64 now() {
@@ -55,6 +56,7 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
       cache_(region),
       translator_(complete(options.translator, vcpu.model, options.lockstep), cache_.stubs(), cache_.base()),
       stepper_(vcpu),
+      mode_(no_mode),
       return_region_(make_return_region()) {
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
   reserve_low_memory();
@@ -74,7 +76,7 @@ BtEngine::~BtEngine() {
 void BtEngine::reset() {
   flush_cache();
   stepper_.forget_all();
-  mode_ = ~0u;
+  mode_ = no_mode;
   resume_ = 0;
   link_exit_ = ~0u;
   v_.s.fpu_live = false;
@@ -131,7 +133,7 @@ void BtEngine::link_to(Block& block) {
   // An interrupt may have come between: EIP is not where the exit wanted to go then.
   const CodeCache::Exit& exit = cache_.exit(number);
   const BlockKey& from = exit.from->key;
-  if (exit.site.target != block.key.linear || from.mode != block.key.mode) return;
+  if (exit.site.target != block.key.linear || !from.same_mode(block.key)) return;
   if ((from.physical >> page_shift) != (block.key.physical >> page_shift)) return;
   cache_.link(number, block);
 }
@@ -168,16 +170,21 @@ BtEngine::Next BtEngine::boundary() {
   }
 }
 
+bool BtEngine::mode_is(const BlockKey& key) const {
+  const SegmentCache& cs = v_.s.segment(Seg::cs);
+  return compute_mode_bits(v_.s) == key.mode && cs.base == key.cs_base && cs.limit == key.cs_limit;
+}
+
 void BtEngine::select_mode() {
-  const u32 bits = compute_mode_bits(v_.s);
-  if (bits == mode_) return;
-  mode_ = bits;
-  v_.s.link.context = v_.mem.select_context(bits);
+  if (mode_is(mode_)) return;
+  const SegmentCache& cs = v_.s.segment(Seg::cs);
+  mode_ = {0, 0, compute_mode_bits(v_.s), cs.base, cs.limit};
+  v_.s.link.context = v_.mem.select_context(mode_.mode, cs.base, cs.limit);
 }
 
 bool BtEngine::translatable() const {
-  constexpr u32 needed = mode::code32 | mode::cs_flat | mode::protected_mode;
-  return (mode_ & needed) == needed && (mode_ & (mode::v8086 | mode::trap | mode::alignment_checks)) == 0;
+  constexpr u32 needed = mode::code32 | mode::protected_mode;
+  return (mode_.mode & needed) == needed && (mode_.mode & (mode::v8086 | mode::trap | mode::alignment_checks)) == 0;
 }
 
 void BtEngine::drop_resume() {
@@ -233,9 +240,13 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
   import_state(s);
+  // These two leave with a linear address.
+  using contract::ExitReason;
+  const auto reason = static_cast<ExitReason>(s.link.exit_reason);
+  if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= mode_.cs_base;
   if (s.fpu_live && region_.contains(s.fpu.fip)) {
     const CodeCache::Site site = cache_.find_host(s.fpu.fip);
-    s.fpu.fip = site.block != nullptr ? site.block->key.linear + site.block->points[site.point].guest_offset : 0;
+    s.fpu.fip = site.block != nullptr ? guest_eip(*site.block, site.point) : 0;
     s.fpu.fdp = 0;
   }
 }
@@ -261,8 +272,8 @@ BtEngine::Next BtEngine::handle_exit() {
 
 BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
   // Only the fall-through stays in the block, and only if the block, its mode and its page are still what they were.
-  const bool stays = cache_.generation() == generation && point < block.insn_count() && compute_mode_bits(v_.s) == block.key.mode &&
-                     v_.s.eip == block.key.linear + block.points[point].guest_offset && v_.s.shadow == Shadow::none && !v_.s.halted &&
+  const bool stays = cache_.generation() == generation && point < block.insn_count() && mode_is(block.key) &&
+                     v_.s.eip == guest_eip(block, point) && v_.s.shadow == Shadow::none && !v_.s.halted &&
                      (!block.uses_fpu || (v_.s.cr0 & (cr0::ts | cr0::em)) == 0);
   if (!stays) {
     counters_.skipped_instructions += block.insn_count() - std::min(point, block.insn_count());
@@ -276,7 +287,7 @@ BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
 BtEngine::Next BtEngine::on_interpret(u32 number) {
   const CodeCache::Site site = cache_.interpret_site(number);
   Block& block = *site.block;
-  v_.s.eip = block.key.linear + block.points[site.point].guest_offset;
+  v_.s.eip = guest_eip(block, site.point);
   ++counters_.skipped_instructions;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
@@ -291,7 +302,7 @@ BtEngine::Next BtEngine::on_fault() {
   const CodeCache::Site site = cache_.find_host(fault.pc);
   if (site.block == nullptr) throw InternalError("a host fault in emitted code outside every block");
   Block& block = *site.block;
-  s.eip = block.key.linear + block.points[site.point].guest_offset;
+  s.eip = guest_eip(block, site.point);
   const u64 here = cache_.base() + block.host_offset + block.points[site.point].host_offset;
   const bool shadowed = block.points[site.point].shadowed;
   if (shadowed) s.shadow = Shadow::sti;
@@ -300,7 +311,7 @@ BtEngine::Next BtEngine::on_fault() {
     const u64 generation = cache_.generation();
     const u32 eip = s.eip;
     if (boundary() == Next::stop) return Next::stop;
-    if (cache_.generation() == generation && s.eip == eip && compute_mode_bits(s) == block.key.mode) {
+    if (cache_.generation() == generation && s.eip == eip && mode_is(block.key)) {
       resume_ = here;
     } else {
       counters_.skipped_instructions += block.insn_count() - std::min(site.point, block.insn_count());
@@ -314,10 +325,12 @@ BtEngine::Next BtEngine::on_fault() {
   }
   ++counters_.skipped_instructions;
   const u64 physical = block.key.physical + block.points[site.point].guest_offset;
-  const bool table_miss = fault.signal == SIGSEGV && fault.address_known && fault.address < table_miss_limit;
+  const u64 guard = reinterpret_cast<u64>(region_.state_area()) + contract::limit_guard;
+  const bool table_miss = fault.address_known && fault.address < table_miss_limit;
+  const bool limit = fault.address_known && fault.address - guard < page_size;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
-  if (fault.signal == SIGSEGV && !table_miss && cache_.generation() == generation && unaligned_.insert(physical).second) {
+  if (fault.signal == SIGSEGV && !table_miss && !limit && cache_.generation() == generation && unaligned_.insert(physical).second) {
     ++counters_.unaligned_sites;
     counters_.skipped_instructions += block.insn_count() - site.point - 1;
     cache_.kill(block);

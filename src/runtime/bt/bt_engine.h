@@ -65,8 +65,12 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- run loop ---
   StopInfo loop();
   [[nodiscard]] u64 cycles_to_ns(u64 cycles) const;
-  Next boundary();     // events and interrupts at an instruction boundary; state is imported
-  void select_mode();  // mode_ and the context for the current state
+  Next boundary();                                        // events and interrupts at an instruction boundary; state is imported
+  void select_mode();                                     // mode_ and the context for the current state
+  [[nodiscard]] bool mode_is(const BlockKey& key) const;  // the state is one that a block with this key is for
+  [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
+    return block.key.linear + block.points[point].guest_offset - block.key.cs_base;
+  }
   [[nodiscard]] bool translatable() const;
   Next step();                        // one instruction in the interpreter
   Next enter(u64 host, bool inside);  // runs emitted code from `host`, handles its exit
@@ -105,7 +109,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   std::unique_ptr<CpuState> saved_state_;
   const Block* difference_ = nullptr;
   StopInfo stop_;
-  u32 mode_ = ~0u;
+  BlockKey mode_;  // mode bits, base and limit of CS; the addresses are not used
   u64 armed_ = 0;
   u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
   u64 run_ns_ = 0;

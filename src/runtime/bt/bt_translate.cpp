@@ -29,12 +29,13 @@ bool BtEngine::second_page(u32 linear, PhysAddr& out) {
 }
 
 Block* BtEngine::find_or_translate() {
-  const u32 linear = v_.s.eip;
+  if (v_.s.eip > mode_.cs_limit) return nullptr;
+  const u32 linear = v_.s.eip + mode_.cs_base;
   const bool user = v_.s.cpl == 3;
   Fault fault;
   const auto t = v_.mem.translate_fetch(linear, user, fault);
   if (!t || !t->ram) return nullptr;  // the interpreter raises the fault, or runs code from MMIO
-  const BlockKey key{t->address.value, linear, mode_, 0, 0xFFFFFFFFu};
+  const BlockKey key{t->address.value, linear, mode_.mode, mode_.cs_base, mode_.cs_limit};
   Block* block = cache_.find(key);
   bool global = t->global;
   if (block != nullptr && block->crosses_page) {
@@ -59,13 +60,16 @@ Block* BtEngine::find_or_translate() {
 Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   const u32 in_page = page_size - (key.linear & page_mask);
   const u8* bytes = v_.mem.ram().at(physical);
-  build_block(decoder_, key, {bytes, in_page}, in_page, options_.max_block, guest_);
+  // An instruction that reaches over the limit of CS is the interpreter's, which raises the fault.
+  const u64 within = u64{key.cs_limit} - (key.linear - key.cs_base) + 1;
+  const auto visible = [&](u64 count) { return static_cast<std::size_t>(std::min(count, within)); };
+  build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, guest_);
   PhysAddr second;
-  if (guest_.truncated && in_page - guest_.length < longest_insn && second_page(key.linear, second)) {
+  if (guest_.truncated && within > in_page && in_page - guest_.length < longest_insn && second_page(key.linear, second)) {
     std::vector<u8> joined(bytes, bytes + in_page);
     const u8* rest = v_.mem.ram().at(second);
     joined.insert(joined.end(), rest, rest + longest_insn);
-    build_block(decoder_, key, joined, in_page, options_.max_block, guest_);
+    build_block(decoder_, key, {joined.data(), visible(joined.size())}, in_page, options_.max_block, guest_);
   }
   if (guest_.insns.empty()) return nullptr;
   u64* counter = nullptr;

@@ -11,6 +11,32 @@ constexpr u32 host_fixed_flags = 0x202;
 // Present, writable, expand-up data of 4 GiB: only its base matters.
 bool whole_data(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFFu; }
 
+// SDM vol. 3, 5.3 (limits) and 5.5 (types).
+SegmentCheck check_of(const SegmentCache& c) {
+  SegmentCheck out;
+  out.base = c.base;
+  if (!c.usable() || !c.is_code_or_data()) return out;
+  u64 count = u64{c.limit} + 1;
+  if (c.expand_down()) {
+    const u64 end = c.big() ? u64{1} << 32 : u64{1} << 16;
+    out.lower = 0u - (c.limit + 1);
+    count = count < end ? end - count : 0;
+  }
+  if (c.readable()) out.read_room = 0 - count;
+  if (c.writable()) out.write_room = 0 - count;
+  return out;
+}
+
+void export_segments(CpuState& s) {
+  EmittedLink& l = s.link;
+  if (l.exported == s.seg) return;
+  l.exported = s.seg;
+  for (unsigned i = 0; i < segment_count; ++i) {
+    l.segment_gate[i] = whole_data(s.seg[i]) ? reinterpret_cast<u64>(&s.seg[i].base) : 0;
+    l.segment_check[i] = check_of(s.seg[i]);
+  }
+}
+
 }  // namespace
 
 void export_state(CpuState& s, bool interrupt_waits) {
@@ -22,9 +48,7 @@ void export_state(CpuState& s, bool interrupt_waits) {
   l.pending = interrupt_waits ? 0 : l.always_valid;
   l.poll = l.if_flag != 0 ? l.pending : l.always_valid;
   l.fpu_gate = s.fpu_live && (s.cr0 & (cr0::ts | cr0::em)) == 0 ? l.always_valid : 0;
-  for (unsigned i = 0; i < segment_count; ++i) {
-    l.segment_gate[i] = whole_data(s.seg[i]) ? reinterpret_cast<u64>(&s.seg[i].base) : 0;
-  }
+  export_segments(s);
 }
 
 void import_state(CpuState& s) {

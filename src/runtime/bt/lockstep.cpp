@@ -140,7 +140,7 @@ bool BtEngine::rehearse(Block& block) {
     } while (outcome == StepOutcome::ok && s.eip == eip && is_string(stepper_.last_row()) && stepper_.deliveries() == deliveries);
     changed = cache_.generation() != generation;
     if (changed || outcome != StepOutcome::ok || stepper_.deliveries() != deliveries) break;
-    const bool falls_through = s.eip == block.key.linear + block.points[k + 1].guest_offset;
+    const bool falls_through = s.eip == guest_eip(block, k + 1);
     if (!falls_through || k + 1 == block.insn_count() || !block.points[k + 1].emitted) {
       record_->snapshot(s, block.uses_fpu);
       break;
@@ -170,7 +170,7 @@ BtEngine::Next BtEngine::enter_lockstep(Block& block) {
     if (reason == ExitReason::host_fault) site = cache_.find_host(guard_->last().pc);
     if (reason == ExitReason::interpret || reason == ExitReason::host_fault) {
       index = site.point;
-      eip = block.key.linear + block.points[index].guest_offset;
+      eip = guest_eip(block, index);
     }
     std::string difference;
     if (site.block != &block || index >= record_->snapshots()) {

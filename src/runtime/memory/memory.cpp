@@ -320,7 +320,7 @@ void Memory::unwatch_code(PhysAddr address) {
 
 bool Memory::is_code_page(PhysAddr address) const { return impl_->physical.is_code(address.value); }
 
-u64 Memory::select_context(u32 mode_bits) { return impl_->tables.select(mode_bits).base(); }
+u64 Memory::select_context(u32 mode_bits, u32 cs_base, u32 cs_limit) { return impl_->tables.select({mode_bits, cs_base, cs_limit}).base(); }
 
 MemoryStats Memory::stats() const {
   MemoryStats stats = impl_->stats;

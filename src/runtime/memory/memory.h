@@ -123,10 +123,11 @@ class Memory {
   void watch_code(PhysAddr address);
   void unwatch_code(PhysAddr address);
   [[nodiscard]] bool is_code_page(PhysAddr address) const;
-  // Called when CR0, CR4, CPL or the mode bits (guest/block_key.h) changed: selects the context; returns its base (r13). At most
-  // `max_contexts` live at a time: beyond, the one that was not selected for longest is emptied and reused, and any r13 that was kept for
-  // it is void. Throws UserError when the host has no address space left.
-  u64 select_context(u32 mode_bits);
+  // Called when CR0, CR4, CPL, the mode bits (guest/block_key.h) or base and limit of CS changed: selects the context; returns its base
+  // (r13). Jump slots are right for one CS only, so each has its own. At most `max_contexts` live at a time: beyond, the one that was not
+  // selected for longest is emptied and reused, and any r13 that was kept for it is void. Throws UserError when the host has no address
+  // space left.
+  u64 select_context(u32 mode_bits, u32 cs_base = 0, u32 cs_limit = 0xFFFFFFFF);
   static constexpr unsigned max_contexts = 8;
 
   // Jump-table slots (contract::jump_table) of the current context; `select_context` comes first. A slot is emptied by itself when its

@@ -26,9 +26,9 @@ Mapping sparse_or_throw(u64 size) {
 
 }  // namespace
 
-Context::Context(unsigned number, u32 mode_bits)
+Context::Context(unsigned number, const ContextKey& key)
     : number_(number),
-      mode_(mode_bits),
+      key_(key),
       tables_(sparse_or_throw(contract::context_size)),
       note_mapping_(sparse_or_throw(u64{linear_page_count} * sizeof(Note))),
       read_(reinterpret_cast<u64*>(tables_.data() + contract::read_table)),
@@ -38,10 +38,10 @@ Context::Context(unsigned number, u32 mode_bits)
 
 SoftTables::SoftTables(GuestRam& ram) : ram_(ram), writers_(ram.size() >> page_shift) {}
 
-Context& SoftTables::select(u32 mode_bits) {
-  const bool user = (mode_bits & mode::user) != 0;
+Context& SoftTables::select(const ContextKey& key) {
+  const bool user = (key.mode & mode::user) != 0;
   // The way between a kernel and its processes: one mode of each privilege, again and again.
-  if (Context* same = data_[user]; same != nullptr && same->mode_ == mode_bits) {
+  if (Context* same = data_[user]; same != nullptr && same->key_ == key) {
     same->last_selected_ = ++selections_;
     current_ = same;
     return *same;
@@ -51,21 +51,21 @@ Context& SoftTables::select(u32 mode_bits) {
   unsigned count = 0;
   for (; count < contexts_.size() && contexts_[count] != nullptr; ++count) {
     Context* context = contexts_[count].get();
-    if (context->mode_ == mode_bits) {
+    if (context->key_ == key) {
       found = context;
       break;
     }
     if (oldest == nullptr || context->last_selected_ < oldest->last_selected_) oldest = context;
   }
   if (found == nullptr && count < contexts_.size()) {
-    contexts_[count] = std::make_unique<Context>(count, mode_bits);
+    contexts_[count] = std::make_unique<Context>(count, key);
     found = contexts_[count].get();
   }
   if (found == nullptr) {
     found = oldest;
     empty(*found);
     ++reused_;
-    found->mode_ = mode_bits;
+    found->key_ = key;
     for (Context*& context : data_)
       if (context == found) context = nullptr;
   }
@@ -77,7 +77,7 @@ Context& SoftTables::select(u32 mode_bits) {
 
 Context& SoftTables::select_data(bool user) {
   Context* const before = current_;
-  Context& made = select(user ? mode::user : 0);
+  Context& made = select({user ? mode::user : 0});
   if (before != nullptr) current_ = before;
   return made;
 }

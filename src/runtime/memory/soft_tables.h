@@ -14,11 +14,19 @@
 
 namespace ring3 {
 
-// One set of tables. Identified by its mode bits; the data tables depend on mode::user alone.
+// What a set of tables is for. The data tables depend on mode::user alone, the jump slots on all of it.
+struct ContextKey {
+  u32 mode = 0;
+  u32 cs_base = 0;
+  u32 cs_limit = 0xFFFFFFFF;
+  bool operator==(const ContextKey&) const = default;
+};
+
+// One set of tables.
 // Invariant: a write entry is 0 or equals the read entry of the same page.
 class Context {
  public:
-  Context(unsigned number, u32 mode_bits);
+  Context(unsigned number, const ContextKey& key);
 
   [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(tables_.data()); }
   // Entries: host address - linear address, 0 = miss.
@@ -39,7 +47,7 @@ class Context {
   };
 
   unsigned number_;
-  u32 mode_;
+  ContextKey key_;
   u64 last_selected_ = 0;
   Mapping tables_;
   Mapping note_mapping_;
@@ -54,8 +62,8 @@ class SoftTables {
  public:
   explicit SoftTables(GuestRam& ram);
 
-  // Finds, reuses or makes the context for `mode_bits`.
-  Context& select(u32 mode_bits);
+  // Finds, reuses or makes the context for `key`.
+  Context& select(const ContextKey& key);
   // The context to look data up in: the one last selected with that privilege; made if there is none.
   Context& data(bool user) {
     Context* context = data_[user];

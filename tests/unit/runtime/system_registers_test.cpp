@@ -418,11 +418,13 @@ TEST_F(SystemRegistersTest, ModeBits) {
   EXPECT_EQ(toggled([&] { s.segment(Seg::ds).base = 1; }), ds_es_ss_flat);
   EXPECT_EQ(toggled([&] { s.segment(Seg::es).limit = 0xFFFFF; }), ds_es_ss_flat);
   EXPECT_EQ(toggled([&] { s.segment(Seg::es) = {}; }), ds_es_ss_flat);
-  EXPECT_EQ(toggled([&] { s.segment(Seg::ss).attributes = 0xC097; }), ds_es_ss_flat);  // expand-down
+  EXPECT_EQ(toggled([&] { s.segment(Seg::ss).attributes = 0xC097; }), ds_es_ss_flat | expand_down);
   EXPECT_EQ(toggled([&] { s.segment(Seg::ds).attributes = 0xC091; }), ds_es_ss_flat);  // read-only
   EXPECT_EQ(toggled([&] { s.segment(Seg::ss).attributes = 0x8093; }), stack32);
   EXPECT_EQ(toggled([&] { s.segment(Seg::gs).base = 0x1000; }), 0u);
-  EXPECT_EQ(toggled([&] { s.segment(Seg::gs).limit = 0x1000; }), 0u);
+  EXPECT_EQ(toggled([&] { s.segment(Seg::gs).limit = 0x1000; }), fs_gs_checked);
+  EXPECT_EQ(toggled([&] { s.segment(Seg::gs).attributes = 0xC091; }), fs_gs_checked);  // read-only
+  EXPECT_EQ(toggled([&] { s.segment(Seg::fs).attributes = 0xC097; }), fs_gs_checked | expand_down);
   EXPECT_EQ(toggled([&] { s.segment(Seg::fs) = {}; }), 0u);
   EXPECT_EQ(toggled([&] { s.segment(Seg::cs).base = 0x1000; }), cs_flat);
   EXPECT_EQ(toggled([&] { s.segment(Seg::cs).attributes = 0x809B; }), code32);
