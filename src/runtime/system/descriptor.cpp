@@ -22,6 +22,19 @@ bool fetch_descriptor(Vcpu& v, u16 selector, Vector vector, u32 ext, Descriptor&
   return read_descriptor(v, selector, out);
 }
 
+bool check_new_tss(Vcpu& v, u16 selector, bool busy, Vector vector, u32 ext) {
+  const u32 error = selector_error(selector, ext);
+  if (is_null(selector) || (selector & 4u) != 0) return refuse(v, vector, error);
+  Descriptor d;
+  if (!fetch_descriptor(v, selector, vector, ext, d)) return false;
+  const bool wide = d.type() == (busy ? system_type::tss32_busy : system_type::tss32);
+  const bool narrow = d.type() == (busy ? system_type::tss16_busy : system_type::tss16);
+  if (!d.is_system() || !(wide || narrow)) return refuse(v, vector, error);
+  if (!d.present()) return refuse(v, Vector::not_present, error);
+  const u32 last_byte = wide ? 0x67 : 0x2B;
+  return d.limit() >= last_byte || refuse(v, Vector::invalid_tss, error);
+}
+
 bool mark_accessed(Vcpu& v, Descriptor& d) {
   if ((d.high & 0x100u) != 0) return true;
   const u8 rights = static_cast<u8>((d.high >> 8) | 1u);

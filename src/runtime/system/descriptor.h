@@ -72,6 +72,10 @@ inline Flow missing(Vcpu& v, const char* what) {
 // Both of the above; outside the table is `vector` with the selector's error code.
 [[nodiscard]] bool fetch_descriptor(Vcpu& v, u16 selector, Vector vector, u32 ext, Descriptor& out);
 
+// Checks of a task switch (SDM vol. 3, table 7-1; vol. 2, "TASK-GATE" of CALL, JMP and INT n, "TASK-RETURN" of IRET): the TSS descriptor
+// must be in the GDT, be available, or busy for a return to it, be present, and be long enough. `vector` is #GP, or #TS for returns.
+[[nodiscard]] bool check_new_tss(Vcpu& v, u16 selector, bool busy, Vector vector, u32 ext);
+
 // Sets the accessed bit of a code or data descriptor in memory if it is clear, and in `d`. False: #PF.
 [[nodiscard]] bool mark_accessed(Vcpu& v, Descriptor& d);
 

@@ -1,4 +1,5 @@
-// Far JMP, CALL and RET in protected mode (SDM vol. 2; vol. 3, 5.8). Task switches are not there.
+// Far JMP, CALL and RET in protected mode (SDM vol. 2; vol. 3, 5.8). Task switches are not there: they are checked, and
+// end the run if they would succeed.
 #include "runtime/interp/stack_access.h"
 #include "runtime/system/far_return.h"
 #include "runtime/system/privilege.h"
@@ -67,13 +68,11 @@ Flow jump_within_ring(Vcpu& v, Descriptor& code, u16 selector, u32 target) {
 template <typename T>
 Flow call_within_ring(Vcpu& v, Descriptor& code, u16 selector, u32 target, u32 return_eip) {
   interp::StackCursor stack(v);
-  // Both slots are checked before the first is written.
-  const u32 lower = (stack.pointer() - 2 * static_cast<u32>(sizeof(T))) & stack.mask();
-  if (!v.probe_store(Seg::ss, (stack.pointer() - static_cast<u32>(sizeof(T))) & stack.mask(), sizeof(T))) return Flow::fault;
-  if (!v.probe_store(Seg::ss, lower, sizeof(T))) return Flow::fault;
+  // The manual compares EIP with the limit before it pushes. Intel CPUs push CS, then EIP, then compare: a page fault comes before #GP(0),
+  // and what was pushed before a fault stays in memory, below the stack pointer.
+  if (!stack.push(static_cast<T>(v.s.segment(Seg::cs).selector)) || !stack.push(static_cast<T>(return_eip))) return Flow::fault;
   if (target > code.limit()) return v.raise(Vector::general_protection, 0);
   if (!mark_accessed(v, code)) return Flow::fault;
-  if (!stack.push(static_cast<T>(v.s.segment(Seg::cs).selector)) || !stack.push(static_cast<T>(return_eip))) return Flow::fault;
   stack.commit();
   enter(v, code, selector, v.s.cpl, target);
   return Flow::jumped;
@@ -92,8 +91,9 @@ Flow call_inner_ring(Vcpu& v, const Descriptor& gate, Descriptor& code, u32 retu
   const u32 level = code.dpl();
   PendingStack stack;
   if (!PendingStack::inner(v, level, 0, stack)) return Flow::fault;
-  if (!stack.reserve(v, count + 4, size)) return Flow::fault;
+  if (!stack.has_room(v, count + 4, size)) return Flow::fault;
   if (gate.gate_offset() > code.limit()) return v.raise(Vector::general_protection, 0);
+  if (!stack.make_writable(v, count + 4, size)) return Flow::fault;
   std::array<u32, 32> parameter{};
   for (u32 i = 0; i < count; ++i) {
     if (!peek_stack(v, i * size, size, parameter[i])) return Flow::fault;
@@ -123,6 +123,8 @@ bool fetch_target(Vcpu& v, const Insn& insn, FarPointer& pointer, Descriptor& d)
 Flow system_target_fault(Vcpu& v, u16 selector, const Descriptor& d) {
   if (!is_task_switch(d)) return v.raise(Vector::general_protection, selector_error(selector));
   if (!check_gate(v, selector, d)) return Flow::fault;
+  const u16 tss = d.is_available_tss() ? selector : d.gate_selector();
+  if (!check_new_tss(v, tss, false, Vector::general_protection, 0)) return Flow::fault;
   return missing(v, "hardware task switch by a far JMP or CALL");
 }
 
@@ -184,11 +186,11 @@ Flow ret_far(Vcpu& v, const Insn& insn) {
   }
   u32 new_esp = 0, new_ss = 0;
   if (!peek_stack(v, 2 * size + released, size, new_esp) || !peek_stack(v, 3 * size + released, size, new_ss)) return Flow::fault;
-  SegmentCache stack;
+  Descriptor stack;
   if (!fetch_outer_stack(v, static_cast<u16>(new_ss), level, stack)) return Flow::fault;
   if (new_eip > code.limit()) return v.raise(Vector::general_protection, 0);
-  if (!mark_accessed(v, code)) return Flow::fault;
-  enter_outer_ring(v, code.cache(selector), new_eip, stack, new_esp + released);
+  if (!mark_accessed(v, code) || !mark_accessed(v, stack)) return Flow::fault;
+  enter_outer_ring(v, code.cache(selector), new_eip, stack.cache(static_cast<u16>(new_ss)), new_esp + released);
   return Flow::jumped;
 }
 

@@ -1,4 +1,5 @@
-// IRET in protected mode (SDM vol. 2, IRET/IRETD, "PROTECTED-MODE-RETURN"). Returns to v8086 mode and from nested tasks are not there.
+// IRET in protected mode (SDM vol. 2, IRET/IRETD, "PROTECTED-MODE-RETURN"). Returns to v8086 mode and from nested tasks
+// are not there; the latter are checked, and end the run if they would succeed.
 #include "runtime/system/far_return.h"
 #include "runtime/system/privilege.h"
 #include "runtime/system/rows.h"
@@ -16,13 +17,22 @@ u32 writable_flags(const CpuState& s, unsigned operand_size) {
   return mask;
 }
 
+// "TASK-RETURN": the checks, then the end of the run.
+Flow return_from_task(Vcpu& v) {
+  const SegmentCache& tr = v.s.tr;
+  u16 link = 0;
+  if (tr.limit < 1) return v.raise(Vector::invalid_tss, selector_error(tr.selector));
+  if (!v.load_system(tr.base, &link, 2) || !check_new_tss(v, link, true, Vector::invalid_tss, 0)) return Flow::fault;
+  return missing(v, "IRET from a nested task (EFLAGS.NT)");
+}
+
 Flow iret(Vcpu& v, const Insn& insn) {
   CpuState& s = v.s;
   if (!s.protected_mode()) return missing(v, "IRET in real mode");
   if (s.v8086()) return missing(v, "IRET in v8086 mode");
-  if ((s.eflags & flag::nt) != 0) return missing(v, "IRET from a nested task (EFLAGS.NT)");
-  const unsigned size = insn.operand_size;
   s.nmi_masked = false;  // SDM vol. 3, 6.7.1: even if the IRET faults
+  if ((s.eflags & flag::nt) != 0) return return_from_task(v);
+  const unsigned size = insn.operand_size;
 
   u32 new_eip = 0, new_cs = 0, new_eflags = 0;
   if (!peek_stack(v, 0, size, new_eip) || !peek_stack(v, size, size, new_cs) || !peek_stack(v, 2 * size, size, new_eflags)) {
@@ -36,18 +46,18 @@ Flow iret(Vcpu& v, const Insn& insn) {
   const u32 level = rpl(selector);
   const bool outer = level > s.cpl;
   u32 new_esp = 0, new_ss = 0;
-  SegmentCache stack;
+  Descriptor stack;
   if (outer) {
     if (!peek_stack(v, 3 * size, size, new_esp) || !peek_stack(v, 4 * size, size, new_ss)) return Flow::fault;
     if (!fetch_outer_stack(v, static_cast<u16>(new_ss), level, stack)) return Flow::fault;
   }
   if (new_eip > code.limit()) return v.raise(Vector::general_protection, 0);
-  if (!mark_accessed(v, code)) return Flow::fault;
+  if (!mark_accessed(v, code) || (outer && !mark_accessed(v, stack))) return Flow::fault;
 
   const u32 mask = writable_flags(s, size);
   s.eflags = (s.eflags & ~mask) | (new_eflags & mask);
   if (outer) {
-    enter_outer_ring(v, code.cache(selector), new_eip, stack, new_esp);
+    enter_outer_ring(v, code.cache(selector), new_eip, stack.cache(static_cast<u16>(new_ss)), new_esp);
   } else {
     s.segment(Seg::cs) = code.cache(selector);
     s.eip = new_eip;

@@ -36,7 +36,7 @@ bool load_segment(Vcpu& v, Seg segment, u16 selector) {
 void drop_inner_segments(CpuState& s) {
   for (const Seg segment : {Seg::es, Seg::fs, Seg::gs, Seg::ds}) {
     SegmentCache& c = s.segment(segment);
-    if (c.usable() && !c.conforming() && s.cpl > c.dpl()) c = {};
+    if (!c.usable() || (!c.conforming() && s.cpl > c.dpl())) c = {};
   }
 }
 

@@ -9,7 +9,8 @@ namespace ring3 {
 // the selector, #GP(0) for a NULL SS, or #PF) and the register is unchanged. Protected mode only; `segment` is not CS.
 [[nodiscard]] bool load_segment(Vcpu& v, Seg segment, u16 selector);
 
-// After a return to an outer ring: data segments that the new CPL may not hold become NULL (SDM vol. 2, IRET and RET).
+// After a return to an outer ring: data segments that the new CPL may not hold become NULL, and NULL selectors with an RPL become 0 (SDM
+// vol. 2, IRET and RET).
 void drop_inner_segments(CpuState& s);
 
 }  // namespace ring3

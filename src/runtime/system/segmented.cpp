@@ -27,16 +27,16 @@ u32 required_alignment(unsigned size) {
   return lowest > 16 ? 16 : lowest;
 }
 
-bool misaligned(const CpuState& s, u32 linear, unsigned size) {
-  return s.cpl == 3 && (s.eflags & flag::ac) != 0 && (s.cr0 & cr0::am) != 0 && (linear & (required_alignment(size) - 1)) != 0;
-}
-
 bool alignment_fault(Vcpu& v) {
   v.raise(Vector::alignment, 0);
   return false;
 }
 
 }  // namespace
+
+bool misaligned(const CpuState& s, u32 linear, unsigned size) {
+  return s.cpl == 3 && (s.eflags & flag::ac) != 0 && (s.cr0 & cr0::am) != 0 && (linear & (required_alignment(size) - 1)) != 0;
+}
 
 bool Vcpu::linear_address(Seg segment, u32 offset, unsigned size, Access access, u32& linear) {
   const SegmentCache& c = s.segment(segment);

@@ -1,7 +1,7 @@
-// Limit arithmetic of segments (SDM vol. 3, 5.3).
+// Limit arithmetic of segments (SDM vol. 3, 5.3) and alignment checks (6.15, interrupt 17).
 #pragma once
 
-#include "guest/segment.h"
+#include "guest/cpu_state.h"
 
 namespace ring3 {
 
@@ -12,5 +12,8 @@ namespace ring3 {
   if (c.expand_down()) return offset > c.limit && last <= (c.big() ? 0xFFFFFFFFu : 0xFFFFu);
   return last <= c.limit || c.limit == 0xFFFFFFFF;
 }
+
+// Does #AC forbid a data access at the current CPL to `size` bytes at a linear address?
+[[nodiscard]] bool misaligned(const CpuState& s, u32 linear, unsigned size);
 
 }  // namespace ring3

@@ -26,6 +26,7 @@ PendingStack PendingStack::current(const Vcpu& v, u32 ext) {
   p.ss_ = v.s.segment(Seg::ss);
   p.pointer_ = v.s.gpr[esp];
   p.error_code_ = ext;
+  p.ext_ = ext;
   p.user_ = v.s.cpl == 3;
   return p;
 }
@@ -36,26 +37,38 @@ bool PendingStack::inner(Vcpu& v, u32 level, u32 ext, PendingStack& out) {
   if (!read_tss_stack(v, level, ext, selector, pointer)) return false;
   if (is_null(selector)) return refuse(v, Vector::invalid_tss, ext);
   const u32 error = selector_error(selector, ext);
-  Descriptor d;
+  Descriptor& d = out.descriptor_;
+  if (rpl(selector) != level) return refuse(v, Vector::invalid_tss, error);
   if (!fetch_descriptor(v, selector, Vector::invalid_tss, ext, d)) return false;
-  if (rpl(selector) != level || d.dpl() != level || !d.is_writable_data()) return refuse(v, Vector::invalid_tss, error);
+  if (d.dpl() != level || !d.is_writable_data()) return refuse(v, Vector::invalid_tss, error);
   if (!d.present()) return refuse(v, Vector::stack, error);
-  if (!mark_accessed(v, d)) return false;
   out.ss_ = d.cache(selector);
   out.pointer_ = pointer;
   out.error_code_ = error;
+  out.ext_ = ext;
+  out.other_ring_ = true;
   out.user_ = false;
   return true;
 }
 
-bool PendingStack::reserve(Vcpu& v, unsigned count, unsigned size) {
+bool PendingStack::has_room(Vcpu& v, unsigned count, unsigned size) {
   const u32 mask = pointer_mask(ss_);
   for (unsigned i = 1; i <= count; ++i) {
     if (!within_limit(ss_, (pointer_ - i * size) & mask, size)) return refuse(v, Vector::stack, error_code_);
   }
+  return true;
+}
+
+bool PendingStack::make_writable(Vcpu& v, unsigned count, unsigned size) {
+  const u32 mask = pointer_mask(ss_);
   for (unsigned i = 1; i <= count; ++i) {
-    if (!v.mem.probe_write(ss_.base + ((pointer_ - i * size) & mask), size, user_, v.fault)) return false;
+    const u32 linear = ss_.base + ((pointer_ - i * size) & mask);
+    if (user_ && misaligned(v.s, linear, size)) return refuse(v, Vector::alignment, ext_);
+    if (!v.mem.probe_write(linear, size, user_, v.fault)) return false;
   }
+  if (!other_ring_) return true;
+  if (!mark_accessed(v, descriptor_)) return false;
+  ss_ = descriptor_.cache(ss_.selector);
   return true;
 }
 
@@ -72,16 +85,12 @@ void PendingStack::adopt(Vcpu& v) const {
   v.set_stack_pointer(pointer_);
 }
 
-bool fetch_outer_stack(Vcpu& v, u16 selector, u32 level, SegmentCache& out) {
+bool fetch_outer_stack(Vcpu& v, u16 selector, u32 level, Descriptor& out) {
   if (is_null(selector)) return refuse(v, Vector::general_protection, 0);
   const u32 error = selector_error(selector);
-  Descriptor d;
-  if (!fetch_descriptor(v, selector, Vector::general_protection, 0, d)) return false;
-  if (rpl(selector) != level || !d.is_writable_data() || d.dpl() != level) return refuse(v, Vector::general_protection, error);
-  if (!d.present()) return refuse(v, Vector::stack, error);
-  if (!mark_accessed(v, d)) return false;
-  out = d.cache(selector);
-  return true;
+  if (!fetch_descriptor(v, selector, Vector::general_protection, 0, out)) return false;
+  if (rpl(selector) != level || !out.is_writable_data() || out.dpl() != level) return refuse(v, Vector::general_protection, error);
+  return out.present() || refuse(v, Vector::stack, error);
 }
 
 }  // namespace ring3

@@ -125,8 +125,6 @@ TEST_F(DeliveryTest, GateChecks) {
   }
   set_idt(0x30, make_gate(kernel_cs, handler, interrupt32 & ~0x80u));
   int30_faults(Vector::not_present, 0x30 * 8 + 2);
-  set_idt(0x30, make_gate(kernel_cs, handler, task));
-  EXPECT_EQ(int30(), Flow::missing);
   set_ring(3);
   set_idt(0x30, make_gate(kernel_cs, handler, interrupt32 & ~0x80u));
   int30_faults(Vector::general_protection, 0x30 * 8 + 2);  // DPL before presence
@@ -338,8 +336,42 @@ TEST_F(DeliveryTest, TripleFault) {
   EXPECT_EQ(deliver_interrupt(v, 0x20), Delivery::triple_fault);
 }
 
+TEST_F(DeliveryTest, TaskGatesAreCheckedThenMissing) {
+  const auto through = [&](u16 selector, u64 descriptor, Vector vector, u32 error) {
+    set_idt(0x30, make_gate(selector, 0, task));
+    set_idt(6, make_gate(selector, 0, task));
+    set_gdt(0x40, descriptor);
+    int30_faults(vector, error);
+    // #UD becomes what its task gate makes of it, and that goes through a good gate.
+    for (const u8 good : {u8{10}, u8{11}, u8{13}}) set_idt(good, make_gate(kernel_cs, handler + good, interrupt32));
+    v.raise(Vector::invalid_opcode);
+    const u32 top = s.gpr[esp];
+    ASSERT_EQ(deliver_fault(v), Delivery::done);
+    EXPECT_EQ(s.eip, handler + static_cast<u32>(vector));
+    EXPECT_EQ(get32(top - 16), error + 1) << "EXT";
+    s.gpr[esp] = top;
+  };
+  const u64 good = make_segment(tss, 0x67, 0x89, 0);
+  through(0, good, Vector::general_protection, 0);
+  through(3, good, Vector::general_protection, 0);
+  through(0x44, good, Vector::general_protection, 0x44);  // in the LDT
+  through(beyond, good, Vector::general_protection, beyond);
+  for (const u32 type : {0x80u, 0x82u, 0x83u, 0x84u, 0x85u, 0x8Bu, 0x8Cu, 0x8Eu, 0x91u, 0x99u}) {
+    through(0x43, make_segment(tss, 0x67, type, 0), Vector::general_protection, 0x40);
+  }
+  through(0x40, make_segment(tss, 0x67, 0x09, 0), Vector::not_present, 0x40);
+  through(0x40, make_segment(tss, 0x66, 0x89, 0), Vector::invalid_tss, 0x40);
+  through(0x40, make_segment(tss, 0x2A, 0x81, 0), Vector::invalid_tss, 0x40);
+  for (const u64 passes : {good, make_segment(tss, 0x2B, 0x81, 0)}) {
+    set_gdt(0x40, passes);
+    EXPECT_EQ(int30(), Flow::missing);
+    EXPECT_EQ(access_byte(0x40), passes >> 40 & 0xFF);
+  }
+}
+
 TEST_F(DeliveryTest, OtherModesAreMissing) {
-  set_idt(13, make_gate(kernel_cs, handler, task));
+  set_gdt(0x40, make_segment(tss, 0x67, 0x89, 0));
+  set_idt(13, make_gate(0x40, 0, task));
   EXPECT_EQ(deliver(Vector::general_protection, 0), Delivery::missing);
   EXPECT_FALSE(v.missing.empty());
   s.eflags |= flag::vm;

@@ -93,11 +93,23 @@ TEST_F(FarTransferTest, PresenceAndLimit) {
   both_fault(spare, Vector::general_protection, 0);
 }
 
+// The order is an Intel CPU's: the manual would compare EIP first.
+TEST_F(FarTransferTest, CallPushesBeforeItComparesEip) {
+  set_gdt(spare, make_segment(0, 0x6FFF, 0x9A, 4));
+  put32(kernel_stack - 8, 0xEEEEEEEE);
+  expect_fault(direct(0x9A, spare, 0x7000), Vector::general_protection, 0);
+  EXPECT_EQ(get32(kernel_stack - 8), code_at + 7);
+  EXPECT_EQ(access_byte(spare), 0x9A);
+  enable_paging(kernel_stack - page_size);
+  s.gpr[esp] = kernel_stack & ~page_mask;
+  expect_fault(direct(0x9A, spare, 0x7000), Vector::page, 2);
+}
+
 TEST_F(FarTransferTest, CallNeedsStackForBothItems) {
   s.segment(Seg::ss) = {kernel_ss, 0x4097, 0, kernel_stack - 8};
   put32(kernel_stack - 4, 0xEEEEEEEE);
   expect_fault(direct(0x9A, kernel_cs, 0x7000), Vector::stack, 0);
-  EXPECT_EQ(get32(kernel_stack - 4), 0xEEEEEEEE);
+  EXPECT_EQ(get32(kernel_stack - 4), u32{kernel_cs}) << "CS was pushed before EIP found no room";
   s.segment(Seg::ss).limit = kernel_stack - 9;
   EXPECT_EQ(call(kernel_cs, 0x7000), Flow::jumped);
 }
@@ -207,8 +219,23 @@ TEST_F(FarTransferTest, TaskSwitchesAreCheckedThenMissing) {
   both_fault(spare | 3, Vector::general_protection, spare);
   set_gdt(spare, make_segment(tss, 0x67, 0x09, 0));
   both_fault(spare, Vector::not_present, spare);
-  set_gdt(spare, make_gate(tss_selector, 0, 0x85));
+  set_gdt(spare, make_segment(tss, 0x66, 0x89, 0));
+  both_fault(spare, Vector::invalid_tss, spare);
+  set_gdt(spare, make_segment(tss, 0x67, 0x8B, 0));
+  both_fault(spare, Vector::general_protection, spare);
+  set_ldt(0x0C, make_segment(tss, 0x67, 0x89, 0));
+  both_fault(0x0C, Vector::general_protection, 0x0C);  // a TSS in the LDT
+  set_gdt(0x40, make_segment(tss, 0x67, 0x89, 0));
+  set_gdt(spare, make_gate(0x40, 0, 0x05));
+  both_fault(spare, Vector::not_present, spare);
+  set_gdt(spare, make_gate(0x43, 0, 0x85));
+  both_fault(spare | 1, Vector::general_protection, spare);
   EXPECT_EQ(call(spare, 0), Flow::missing);
+  EXPECT_EQ(jump(spare, 0), Flow::missing);
+  set_gdt(0x40, make_segment(tss, 0x67, 0x8B, 0));
+  both_fault(spare, Vector::general_protection, 0x40);
+  set_gdt(0x40, make_segment(tss, 0x67, 0x09, 0));
+  both_fault(spare, Vector::not_present, 0x40);
   s.eflags |= flag::vm;
   EXPECT_EQ(jump(kernel_cs, 0), Flow::missing);
 }

@@ -150,15 +150,34 @@ TEST_F(ReturnTest, FrameOutsideTheStackSegment) {
 TEST_F(ReturnTest, OtherReturnsAreMissing) {
   frame({0x7000, kernel_cs, flag::fixed1 | flag::vm, 0x9100, user_ss});
   EXPECT_EQ(iret(), Flow::missing);
-  frame({0x7000, kernel_cs, flag::fixed1});
-  s.eflags |= flag::nt;
-  EXPECT_EQ(iret(), Flow::missing);
   s.eflags = flag::fixed1 | flag::vm;
   EXPECT_EQ(iret(), Flow::missing);
   EXPECT_EQ(retf(), Flow::missing);
   s.eflags = flag::fixed1;
   s.cr0 = cr0::et;
   EXPECT_EQ(iret(), Flow::missing);
+}
+
+TEST_F(ReturnTest, NestedTasksAreCheckedThenMissing) {
+  s.eflags |= flag::nt;
+  const auto back_to = [&](u16 link, u64 descriptor, Vector vector, u32 error) {
+    put16(tss, link);
+    set_gdt(spare, descriptor);
+    expect_fault({0xCF}, vector, error);
+  };
+  const u64 busy = make_segment(tss, 0x67, 0x8B, 0);
+  back_to(0, busy, Vector::invalid_tss, 0);
+  back_to(spare | 4, busy, Vector::invalid_tss, spare | 4);
+  back_to(beyond, busy, Vector::invalid_tss, beyond);
+  for (const u32 type : {0x80u, 0x81u, 0x82u, 0x89u, 0x8Cu, 0x9Bu}) {
+    back_to(spare | 3, make_segment(tss, 0x67, type, 0), Vector::invalid_tss, spare);
+  }
+  back_to(spare, make_segment(tss, 0x67, 0x0B, 0), Vector::not_present, spare);
+  back_to(spare, make_segment(tss, 0x66, 0x8B, 0), Vector::invalid_tss, spare);
+  set_gdt(spare, busy);
+  EXPECT_EQ(iret(), Flow::missing);
+  s.tr.limit = 0;
+  expect_fault({0xCF}, Vector::invalid_tss, tss_selector);
 }
 
 TEST_F(ReturnTest, RetfInTheSameRing) {
