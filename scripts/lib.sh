@@ -38,3 +38,38 @@ build() {
   [ -f "$root_dir/build/$preset/build.ninja" ] || (cd "$root_dir" && cmake --preset "$preset" >&2) || die "configuring failed"
   ninja -C "$root_dir/build/$preset" "$@" >&2 || die "building failed"
 }
+
+# --- Debian packages for i386 as files of guests: unpacked into a folder of the build, not installed ---
+
+debian_store=$root_dir/build/debian
+
+# Only one script at a time fetches, unpacks and builds; tests run at once. Locks until unlock_store or the end of the script.
+lock_store() {
+  mkdir -p "$debian_store"/apt/{lists,cache,debs}/partial
+  exec {store_lock}>"$debian_store/lock"
+  flock "$store_lock"
+}
+unlock_store() { exec {store_lock}>&-; }
+
+# apt with indexes of its own, so that neither the system's architectures nor its package state change, and no rights are needed.
+private_apt() {
+  local tool=$1
+  shift
+  "$tool" -q -o Dir::State::lists="$debian_store/apt/lists" -o Dir::Cache="$debian_store/apt/cache" -o APT::Architecture=i386 \
+    -o APT::Architectures::=i386 -o APT::Sandbox::User=root -o Acquire::Languages=none \
+    -o Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled=false "$@"
+}
+
+update_index() {
+  say "reading the package index for i386"
+  private_apt apt-get update >&2 || say "apt-get update reported a problem; going on with the indexes that are there"
+}
+
+# fetch PACKAGE FOLDER: downloads PACKAGE (name:architecture) and unpacks it into FOLDER.
+fetch() {
+  say "fetching $1"
+  rm -rf "$debian_store/apt/debs" "$2.new"
+  mkdir -p "$debian_store/apt/debs"
+  (cd "$debian_store/apt/debs" && private_apt apt-get download "$1" >&2) || return 1
+  dpkg-deb -x "$debian_store"/apt/debs/*.deb "$2.new" && rm -rf "$2" && mv "$2.new" "$2" && rm -rf "$debian_store/apt/debs"
+}
