@@ -24,7 +24,6 @@
 
 enum { window = 0x40000000, probe_offset = 0x1238 };
 enum Access { access_read, access_write, access_modify, access_fetch, access_count };
-enum { e_present = 1, e_write = 2, e_user = 4, e_reserved = 8, e_fetch = 16 };
 
 SNIPPET(do_read, "mov eax, [esi]\n" DONE);
 SNIPPET(do_write, "mov [esi], eax\n" DONE);

@@ -295,14 +295,14 @@ static void outward(void) {
 }
 
 SNIPPET(with_ldt, "mov ds, eax\nmov ebx, [0]\nsldt ecx\nmov edx, ds\n" DONE);
-SNIPPET(load_ldt, "lldt ax\n" DONE);
+SNIPPET(do_lldt, "lldt ax\n" DONE);
 
 static void ldt(void) {
   static u64 table[4] __attribute__((aligned(8)));
   static u32 word = 0x600DF00D;
   table[2] = descriptor((u32)&word, 3, 0xF2, 4);
   gdt[first_free / 8] = descriptor((u32)table, sizeof(table) - 1, 0x82, 0);
-  struct Cpu cpu = kernel_cpu(load_ldt);
+  struct Cpu cpu = kernel_cpu(do_lldt);
   cpu.eax = first_free;
   run_cpu(&cpu);
   check_done("lldt");
@@ -329,12 +329,12 @@ static void ldt(void) {
              {first_free + 8, v_not_present, first_free + 8}};
   gdt[first_free / 8 + 1] = descriptor((u32)table, sizeof(table) - 1, 0x02, 0);
   for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
-    cpu = kernel_cpu(load_ldt);
+    cpu = kernel_cpu(do_lldt);
     cpu.eax = bad[i].selector;
     run_cpu(&cpu);
-    check_trap("lldt refused", bad[i].vector, bad[i].error, load_ldt);
+    check_trap("lldt refused", bad[i].vector, bad[i].error, do_lldt);
   }
-  cpu = kernel_cpu(load_ldt);
+  cpu = kernel_cpu(do_lldt);
   run_cpu(&cpu);
   check_done("lldt NULL");
   cpu = user_cpu(with_ldt);
