@@ -70,13 +70,13 @@ static void id_flag(void) {
 
 // What an instruction needs: a model at least, and for the last model a CPUID flag (leaf 1 ECX n: 32 + n; 7 EBX n: 64 + n;
 // 80000001h EDX n: 96 + n).
-struct Probe {
+struct Need {
   const char* name;
   u32 first, flag;
   u8 length, code[9];
 };
 enum { always = ~0u };
-static const struct Probe probes[] = {
+static const struct Need probes[] = {
     {"bswap", m486, always, 2, {0x0F, 0xC9}},
     {"xadd", m486, always, 3, {0x0F, 0xC1, 0xC9}},
     {"cmpxchg", m486, always, 3, {0x0F, 0xB1, 0xC9}},
@@ -173,12 +173,12 @@ static bool announced(u32 flag) {
   return word >> flag % 32 & 1;
 }
 
-static bool present(const struct Probe* p) { return p->first <= model && announced(p->flag); }
+static bool present(const struct Need* p) { return p->first <= model && announced(p->flag); }
 
 static u8 operand[512] __attribute__((aligned(16)));
 
 // Runs the probe's bytes and INT 80h behind them.
-static void run_probe(const struct Probe* p, bool user) {
+static void run_probe(const struct Need* p, bool user) {
   static u8 code[32] __attribute__((aligned(64)));
   memset(operand, 0, sizeof(operand));
   write32((u32)operand + 24, 0x1F80);  // MXCSR of an FXSAVE image
@@ -200,7 +200,7 @@ static void run_probe(const struct Probe* p, bool user) {
 static void instructions(void) {
   if (edx_flags() >> 24 & 1) write_cr4(read_cr4() | cr4_osfxsr);
   for (u32 i = 0; i < ARRAY_SIZE(probes); i++) {
-    const struct Probe* p = &probes[i];
+    const struct Need* p = &probes[i];
     if (p->first < core && model < core) check(p->name, announced(p->flag), p->flag == always || p->first <= model);
     run_probe(p, false);
   }
