@@ -24,6 +24,7 @@ constexpr const char* version = "ring3 " RING3_VERSION;
 // Texts as they stand on the command line, before they are understood.
 struct Texts {
   std::string memory = "256M";
+  std::string cpu = "core";
   std::string timeout;
   std::string debug_exit;
   std::string engine;
@@ -87,6 +88,12 @@ u64 parse_cache_size(const std::string& text) {
   return bytes;
 }
 
+CpuName parse_cpu(const std::string& text) {
+  const std::optional<CpuName> name = find_cpu(text);
+  if (!name) throw UserError(fmt::format("--cpu {}: no such CPU model; choose {}, or list", in_quotes(text), cpu_names()));
+  return *name;
+}
+
 // Names separated by commas, to a bit per Family.
 u32 parse_families(std::string_view list) {
   u32 families = 0;
@@ -143,6 +150,13 @@ void define(CLI::App& run, Options& options, Texts& texts) {
       ->take_all();
   option("--append", boot.append, "kernel command line")->type_name("STRING");
   option("--memory", texts.memory, "guest memory, 2M to 3G (256M)")->type_name("SIZE");
+  option("--cpu", texts.cpu, "CPU model: 486, pentium, pentium2, pentium3 or core (the default); list shows them")
+      ->type_name("NAME")
+      ->each([](const std::string& name) {
+        if (name != "list") return;
+        std::cout << cpu_list();
+        throw CLI::Success();
+      });
   option("--timeout", texts.timeout, "end the run after this time, like 60s or 2m")->type_name("TIME");
   run.add_flag("--no-reboot", texts.no_reboot, "end the run at a reset or triple fault instead of starting the guest again");
   option("--debug-exit", texts.debug_exit, "isa-debug-exit at this port and the three after it")->type_name("PORT");
@@ -168,6 +182,7 @@ void understand(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
   machine.ram_bytes = parse_size(texts.memory, "--memory");
   machine.reboot = !texts.no_reboot;
+  machine.cpu = parse_cpu(texts.cpu);
   understand_engine(texts, options);
   if (!texts.timeout.empty()) machine.board.timeout = parse_duration(texts.timeout, "--timeout");
   if (!texts.debug_exit.empty()) machine.board.debug_exit = parse_port(texts.debug_exit);

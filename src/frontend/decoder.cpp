@@ -1,5 +1,7 @@
 #include "frontend/decoder.h"
 
+#include "frontend/form_feature.h"
+
 #include <Zydis/Zydis.h>
 
 #include <algorithm>
@@ -172,6 +174,7 @@ struct Decoder::Impl {
     map(ZYDIS_MNEMONIC_PUSHFD, Row::pushf);
     map(ZYDIS_MNEMONIC_POPAD, Row::popa);
     map(ZYDIS_MNEMONIC_PUSHAD, Row::pusha);
+    map(ZYDIS_MNEMONIC_PREFETCHWT1, Row::prefetchw);  // a hint, like all of 0F 0D
   }
 };
 
@@ -218,6 +221,7 @@ DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) 
     if (!convert_operand(in, op, out)) return DecodeStatus::invalid;
   }
   out.row = row;
+  out.feature = form_feature(out);
   return DecodeStatus::ok;
 }
 

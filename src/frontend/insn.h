@@ -41,9 +41,10 @@ enum class Rep : u8 { none, rep, repne };  // rep = F3 (REP/REPE), repne = F2; s
 
 struct Insn {
   Row row = Row::invalid;
-  u8 length = 0;        // bytes, 1..15
-  u8 operand_size = 4;  // 2 or 4: effective operand size of the instruction (byte forms too: see operand[i].size)
-  u8 address_size = 4;  // 2 or 4
+  Feature feature = Feature::base;  // what a CPU model must have for this form (form_feature.h)
+  u8 length = 0;                    // bytes, 1..15
+  u8 operand_size = 4;              // 2 or 4: effective operand size of the instruction (byte forms too: see operand[i].size)
+  u8 address_size = 4;              // 2 or 4
   Rep rep = Rep::none;
   bool lock = false;
   bool has_memory = false;  // `mem` is meaningful (LEA and INVLPG included)

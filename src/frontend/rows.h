@@ -4,7 +4,7 @@
 //   row       the enumerator `Row::row`
 //   mnemonic  Zydis' name; decoder.cpp splits the few mnemonics that mean several rows (MOV, PUSH, POP, CALL, JMP, RET, MOVSD, CMPSD)
 //   family    which interpreter and emitter file owns it
-//   feature   what CPUID must announce; without it the instruction is #UD
+//   feature   what the CPU model must have, or the instruction is #UD; some forms of a row need another one (frontend/form_feature.h)
 //   emission  how the translator treats it (see `Emission`)
 //   flags     EFLAGS status bits (and DF) read, written as the manual defines, and left undefined
 #pragma once
@@ -35,10 +35,13 @@ inline constexpr unsigned row_count = static_cast<unsigned>(Row::count);
 
 enum class Family : u8 { alu, shift, muldiv, bit, mov, stack, control, string, io, flag, decimal, segment, system, x87, mmx, sse };
 
+// What CPU models have or lack. Most are CPUID flags of the same name.
 enum class Feature : u8 {
-  base,
-  i486,
-  pentium,
+  base,  // i386
+  i486,  // what the 486 added, CPUID included
+  cr4,   // the register exists: CPUID announces more than the FPU
+  p6,    // multi-byte NOP and hints (0F 18 to 0F 1F)
+  rdpmc,
   cmov,
   cmov_x87,
   x87,
@@ -62,6 +65,9 @@ enum class Feature : u8 {
   rdtscp,
   rdrand,
   rdseed,
+  prefetchw,  // 0F 0D
+  monitor,
+  count,
 };
 
 enum class Emission : u8 {

@@ -150,7 +150,7 @@
   X(rcl, RCL, shift, base, copy, 0x1, 0x1, 0x800) \
   X(rcr, RCR, shift, base, copy, 0x1, 0x1, 0x800) \
   X(rdmsr, RDMSR, system, msr, runtime, 0x0, 0x0, 0x0) \
-  X(rdpmc, RDPMC, system, base, runtime, 0x0, 0x0, 0x0) \
+  X(rdpmc, RDPMC, system, rdpmc, runtime, 0x0, 0x0, 0x0) \
   X(rdrand, RDRAND, system, rdrand, runtime, 0x0, 0x8D5, 0x0) \
   X(rdseed, RDSEED, system, rdseed, runtime, 0x0, 0x8D5, 0x0) \
   X(rdtsc, RDTSC, system, tsc, in_cache, 0x0, 0x0, 0x0) \

@@ -61,11 +61,12 @@ Machine::Machine(const MachineConfig& config, TraceLog& trace)
       cpu_(*new (region_.state_area()) CpuState),
       board_(config.board, ram_, trace),
       memory_(cpu_, ram_, board_),
-      model_(CpuModel::make_default()),
+      model_(CpuModel::make(config.cpu)),
       vcpu_(cpu_, memory_, board_, model_),
       engine_(make_engine(config, vcpu_, region_)) {
   vcpu_.native = &native_;
   vcpu_.trace = &trace;
+  memory_.set_paging_model(model_.paging());
   board_.attach(memory_);
   power_on();
 }

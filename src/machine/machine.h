@@ -30,6 +30,7 @@ struct MachineConfig {
   BootOptions boot;
   u64 ram_bytes = u64{256} << 20;
   bool reboot = true;  // a reset or triple fault starts the guest again instead of ending the run
+  CpuName cpu = CpuName::core;
   EngineKind engine = default_engine;
   u64 cache_bytes = u64{32} << 20;  // of translated code
   BtOptions bt;

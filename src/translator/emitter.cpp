@@ -53,7 +53,7 @@ void Emitter::emit_insn(const Insn& insn) {
 bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
-  if ((options_.missing_features >> static_cast<unsigned>(info.feature) & 1u) != 0) return true;  // #UD
+  if ((options_.missing_features >> static_cast<unsigned>(insn.feature) & 1u) != 0) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
   return false;

@@ -39,7 +39,7 @@ u64 make_return_region() {
 }
 
 TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, bool lockstep) {
-  for (unsigned f = 0; f <= static_cast<unsigned>(Feature::rdseed); ++f) {
+  for (unsigned f = 0; f < static_cast<unsigned>(Feature::count); ++f) {
     if (!model.has(static_cast<Feature>(f))) options.missing_features |= u64{1} << f;
   }
   // The two runs of a block would read different times.

@@ -10,9 +10,6 @@ namespace ring3::fpu {
 
 inline constexpr u16 fsw_es = 0x80;
 inline constexpr u16 exception_mask = 0x3F;
-// Bits that LDMXCSR and FXRSTOR accept: DAZ exists, nothing above bit 15 does (SDM vol. 1, 11.6.6).
-inline constexpr u32 mxcsr_mask = 0xFFFF;
-
 // An unmasked x87 exception waits to be reported. The second half catches images whose ES does not (yet) say so.
 [[nodiscard]] inline bool error_pending(const FxImage& f) { return (f.fsw & fsw_es) != 0 || (f.fsw & ~u32{f.fcw} & exception_mask) != 0; }
 
@@ -37,7 +34,7 @@ inline constexpr u32 mxcsr_mask = 0xFFFF;
 
 // `waiting`: the instruction reports a pending exception first (all x87 instructions but the FN forms).
 [[nodiscard]] inline Flow check_x87(Vcpu& v, const Insn& insn, bool waiting) {
-  if (const Flow f = check_common(v, insn.info().feature); f != Flow::next) return f;
+  if (const Flow f = check_common(v, insn.feature); f != Flow::next) return f;
   if ((v.s.cr0 & (cr0::em | cr0::ts)) != 0) return v.raise(Vector::device_not_available);
   if (waiting && error_pending(v.s.fpu)) return report_error(v);
   return Flow::next;

@@ -47,31 +47,6 @@ struct Operands {
   }
 };
 
-// The MMX form of a row that SSE2 widened exists since an earlier feature than the row's own.
-Feature feature_of(const Insn& insn, const Operands& ops) {
-  const Feature own = insn.info().feature;
-  if (!ops.x87_state || ops.xmm) return own;
-  switch (insn.row) {
-    case Row::movntq:
-    case Row::pavgb:
-    case Row::pavgw:
-    case Row::pextrw:
-    case Row::pinsrw:
-    case Row::pmaxsw:
-    case Row::pmaxub:
-    case Row::pminsw:
-    case Row::pminub:
-    case Row::pmovmskb:
-    case Row::pmulhuw:
-    case Row::psadbw:
-    case Row::pshufw: return Feature::sse;
-    case Row::paddq:
-    case Row::psubq:
-    case Row::pmuludq: return Feature::sse2;
-    default: return own == Feature::sse2 ? Feature::mmx : own;
-  }
-}
-
 // 16-byte operands must be aligned except where the instruction exists for those that are not (SDM vol. 2, 2.4 and 4.1).
 bool needs_alignment(const Insn& insn, const Operand& memory) {
   switch (insn.row) {
@@ -135,7 +110,7 @@ bool run_simd(Vcpu& v, const Insn& insn, const Operands& ops) {
 Flow simd_execute(Vcpu& v, const Insn& insn) {
   const Operands ops(insn, v.native != nullptr && v.native->needs_whole_fpu(insn));
   const bool mmx_only = ops.x87_state && !ops.xmm;
-  if (const Flow f = check_simd(v, feature_of(insn, ops), !mmx_only, ops.x87_state); f != Flow::next) return f;
+  if (const Flow f = check_simd(v, insn.feature, !mmx_only, ops.x87_state); f != Flow::next) return f;
 
   NativeFrame& frame = v.native->frame();
   const u32 offset = ops.memory != nullptr ? v.effective_address(insn) : 0;
@@ -165,7 +140,7 @@ Flow simd_execute(Vcpu& v, const Insn& insn) {
 // checked before the first is stored.
 Flow mask_move(Vcpu& v, const Insn& insn) {
   const bool wide = insn.row == Row::maskmovdqu;
-  if (const Flow f = check_simd(v, wide ? Feature::sse2 : Feature::sse, wide, !wide); f != Flow::next) return f;
+  if (const Flow f = check_simd(v, insn.feature, wide, !wide); f != Flow::next) return f;
   FxImage& image = v.s.fpu;
   const FxImage before = image;
   if (!wide) enter_mmx(image);

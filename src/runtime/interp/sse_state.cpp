@@ -13,6 +13,7 @@ constexpr unsigned chunk = 16;
 constexpr unsigned image_size = 512;
 // Outside 64-bit mode XMM8 to XMM15 and what follows them are not touched (SDM vol. 1, 10.5.1).
 constexpr unsigned used_size = offsetof(FxImage, xmm) + u64{8} * 16;
+constexpr unsigned x87_size = offsetof(FxImage, xmm);  // all there is without SSE
 
 // Runs `access(offset, done, size)` over the operand in pieces.
 template <typename F>
@@ -60,12 +61,15 @@ Flow fxsave(Vcpu& v, const Insn& insn) {
   // The 32-bit format: offsets of 32 bits beside selectors, which the CPU model stores as 0.
   image.fip &= 0xFFFFFFFFu;
   image.fdp &= 0xFFFFFFFFu;
-  image.mxcsr_mask = mxcsr_mask;
+  image.mxcsr_mask = v.model.stored_mxcsr_mask();
+  const bool sse = v.model.has(Feature::sse);
+  if (!sse) image.mxcsr = 0;  // reserved there
+  const unsigned size = sse ? used_size : x87_size;
   if (direct != nullptr) {
-    std::memcpy(direct, &image, used_size);
+    std::memcpy(direct, &image, size);
     return Flow::next;
   }
-  return store_block(v, segment, offset, &image, used_size) ? Flow::next : Flow::fault;
+  return store_block(v, segment, offset, &image, size) ? Flow::next : Flow::fault;
 }
 
 Flow fxrstor(Vcpu& v, const Insn& insn) {
@@ -79,8 +83,10 @@ Flow fxrstor(Vcpu& v, const Insn& insn) {
     return Flow::fault;
   }
   FxImage image = v.s.fpu;
-  std::memcpy(static_cast<void*>(&image), bytes.data(), used_size);
-  if ((image.mxcsr & ~mxcsr_mask) != 0) return v.raise(Vector::general_protection, 0);
+  const bool sse = v.model.has(Feature::sse);
+  std::memcpy(static_cast<void*>(&image), bytes.data(), sse ? used_size : x87_size);
+  if (!sse) image.mxcsr = v.s.fpu.mxcsr;
+  if ((image.mxcsr & ~v.model.mxcsr_mask()) != 0) return v.raise(Vector::general_protection, 0);
   image.fip &= 0xFFFFFFFFu;
   image.fdp &= 0xFFFFFFFFu;
   image.fop &= 0x7FFu;
@@ -96,16 +102,16 @@ Flow fxrstor(Vcpu& v, const Insn& insn) {
 }
 
 Flow ldmxcsr(Vcpu& v, const Insn& insn) {
-  if (const Flow f = check_simd(v, Feature::sse, true, false); f != Flow::next) return f;
+  if (const Flow f = check_simd(v, insn.feature, true, false); f != Flow::next) return f;
   u32 value = 0;
   if (!v.load(insn.mem.segment, v.effective_address(insn), value)) return Flow::fault;
-  if ((value & ~mxcsr_mask) != 0) return v.raise(Vector::general_protection, 0);
+  if ((value & ~v.model.mxcsr_mask()) != 0) return v.raise(Vector::general_protection, 0);
   v.s.fpu.mxcsr = value;
   return Flow::next;
 }
 
 Flow stmxcsr(Vcpu& v, const Insn& insn) {
-  if (const Flow f = check_simd(v, Feature::sse, true, false); f != Flow::next) return f;
+  if (const Flow f = check_simd(v, insn.feature, true, false); f != Flow::next) return f;
   return v.store(insn.mem.segment, v.effective_address(insn), v.s.fpu.mxcsr) ? Flow::next : Flow::fault;
 }
 

@@ -51,14 +51,18 @@ Stepper::Stepper(Vcpu& vcpu) : v_(vcpu), cache_(new Cache) {
   for (unsigned n = 0; n < row_count; ++n) {
     const Row row = static_cast<Row>(n);
     const Handler known = handlers_.get(row);
-    cache_->handler[n] = !vcpu.model.has(row_info(row).feature) ? undefined_opcode : known != nullptr ? known : no_interpreter;
+    cache_->handler[n] = known != nullptr ? known : no_interpreter;
   }
   cache_->handler[row_count] = undefined_opcode;
 }
 
 Stepper::~Stepper() { delete cache_; }
 
-StepOutcome Stepper::execute(const Insn& insn) { return run(insn, cache_->handler[static_cast<unsigned>(insn.row)]); }
+Handler Stepper::handler_of(const Insn& insn) const {
+  return v_.model.has(insn.feature) ? cache_->handler[static_cast<unsigned>(insn.row)] : undefined_opcode;
+}
+
+StepOutcome Stepper::execute(const Insn& insn) { return run(insn, handler_of(insn)); }
 
 StepOutcome Stepper::step() {
   const CpuState& s = v_.s;
@@ -95,7 +99,7 @@ const interp::DecodedInsn* Stepper::decode_at_eip() {
   const unsigned in_page = std::min(longest_insn, page_size - (place.linear & page_mask));
   const unsigned length = fetch_and_decode(place.linear, place.user, place.code32, in_page, fresh.insn);
   if (length == 0) return nullptr;
-  fresh.handler = cache_->handler[static_cast<unsigned>(fresh.insn.row)];
+  fresh.handler = handler_of(fresh.insn);
   if (!at->ram || length > in_page) return &fresh;
   v_.mem.watch_code(at->address);
   return cache_->decoded.insert(place, at->address, fresh);

@@ -66,6 +66,7 @@ class Stepper {
  private:
   struct Cache;
   StepOutcome run(const Insn& insn, Handler handler);
+  [[nodiscard]] Handler handler_of(const Insn& insn) const;  // #UD for what the CPU model lacks
   // Null: `vcpu.fault` says why.
   const interp::DecodedInsn* decode_at_eip();
   // Returns the instruction's length; 0: `vcpu.fault` says why. `in_page` of the bytes lie in the first page.

@@ -111,7 +111,7 @@ Flow fnstsw(Vcpu& v, const Insn& insn) {
 
 // EM does not matter here, and TS only together with MP (SDM vol. 3, 2.5, table 2-2).
 Flow fwait(Vcpu& v, const Insn& insn) {
-  if (const Flow f = check_common(v, insn.info().feature); f != Flow::next) return f;
+  if (const Flow f = check_common(v, insn.feature); f != Flow::next) return f;
   constexpr u32 both = cr0::mp | cr0::ts;
   if ((v.s.cr0 & both) == both) return v.raise(Vector::device_not_available);
   return error_pending(v.s.fpu) ? report_error(v) : Flow::next;

@@ -1,27 +1,28 @@
 #include "runtime/system/cpu_model.h"
 
 #include "guest/registers.h"
+#include "runtime/memory/memory.h"
+#include "runtime/system/cpu_parts.h"
 
 #include <cpuid.h>
 #include <x86intrin.h>
+#include <algorithm>
 #include <chrono>
 #include <cstring>
 
 namespace ring3 {
 namespace {
 
-// CPUID.1:EDX and ECX bits that ring3 implements. Not there: VME, DE (no breakpoints yet), MCE/MCA, APIC, MTRR, PSE-36, HTT, MONITOR,
-// XSAVE and all that needs it.
 namespace leaf1_edx {
-constexpr u32 fpu = 1u << 0, pse = 1u << 3, tsc = 1u << 4, msr = 1u << 5, pae = 1u << 6, cx8 = 1u << 8, sep = 1u << 11, pge = 1u << 13,
-              cmov = 1u << 15, pat = 1u << 16, clfsh = 1u << 19, mmx = 1u << 23, fxsr = 1u << 24, sse = 1u << 25, sse2 = 1u << 26;
+using namespace cpuid1_edx;
 // What the runtime implements by itself, whatever the host has.
 constexpr u32 own = pse | msr | pae | sep | pge | pat;
 constexpr u32 by_host = fpu | tsc | cx8 | cmov | clfsh | mmx | fxsr | sse | sse2;
+// PSE-36 is for the parts whose physical addresses end at 36 bits with it; the default model leaves it to PAE.
+constexpr u32 implemented = own | by_host | pse36;
 }  // namespace leaf1_edx
 namespace leaf1_ecx {
-constexpr u32 sse3 = 1u << 0, pclmulqdq = 1u << 1, ssse3 = 1u << 9, sse41 = 1u << 19, sse42 = 1u << 20, movbe = 1u << 22, popcnt = 1u << 23,
-              aes = 1u << 25, rdrand = 1u << 30;
+using namespace cpuid1_ecx;
 constexpr u32 by_host = sse3 | pclmulqdq | ssse3 | sse41 | sse42 | movbe | popcnt | aes | rdrand;
 }  // namespace leaf1_ecx
 namespace leaf7_ebx {
@@ -38,9 +39,7 @@ constexpr u32 nx = 1u << 20, rdtscp = 1u << 27;
 
 constexpr u32 max_basic_leaf = 0x16;
 constexpr u32 max_extended_leaf = 0x80000008;
-// Family 6, model 8Fh, stepping 8: new enough that no kernel's list of vulnerable or broken models has it, so that only the feature
-// flags and IA32_ARCH_CAPABILITIES below decide. reset.cpp shows the same value in EDX.
-constexpr u32 signature = 0x000806F8;
+constexpr u32 vendor_ebx = 0x756E6547, vendor_ecx = 0x6C65746E, vendor_edx = 0x49656E69;  // GenuineIntel
 constexpr char brand[49] = "ring3 virtual CPU";
 
 u32 brand_word(unsigned index) {
@@ -111,31 +110,46 @@ CpuModel CpuModel::make_default() {
 }
 
 CpuModel CpuModel::make(u32 host_leaf1_ecx, u32 host_leaf1_edx, u32 host_leaf7_ebx, u32 host_ext1_edx, u32 tsc_khz) {
-  CpuModel m;
+  CpuModel m(CpuName::core);
   m.leaf1_edx_ = (host_leaf1_edx & leaf1_edx::by_host) | leaf1_edx::own;
   m.leaf1_ecx_ = host_leaf1_ecx & leaf1_ecx::by_host;
   m.leaf7_ebx_ = (host_leaf7_ebx & leaf7_ebx::rdseed) | leaf7_ebx::fdp_excptn_only | leaf7_ebx::zero_fcs_fds;
+  m.leaf7_edx_ = leaf7_edx::ibrs_ibpb | leaf7_edx::arch_capabilities;
   m.ext1_edx_ = ext1_edx::nx | (host_ext1_edx & ext1_edx::rdtscp);
   m.tsc_khz_ = tsc_khz;
-  m.cr4_allowed_ = cr4::tsd | cr4::pse | cr4::pae | cr4::pge | cr4::pce;
-  if ((m.leaf1_edx_ & leaf1_edx::fxsr) != 0) m.cr4_allowed_ |= cr4::osfxsr;
-  if ((m.leaf1_edx_ & leaf1_edx::sse) != 0) m.cr4_allowed_ |= cr4::osxmmexcpt;
+  m.derive();
+  return m;
+}
 
-  const auto add = [&m](Feature feature, bool present) {
-    if (present) m.features_ |= u64{1} << static_cast<unsigned>(feature);
+// Every host has what these parts announce: SSE and everything before it belong to x86-64.
+CpuModel CpuModel::make(CpuName name) {
+  if (name == CpuName::core) return make_default();
+  CpuModel m(name);
+  m.leaf1_edx_ = cpu_part(name).leaf1_edx & leaf1_edx::implemented;
+  m.derive();
+  return m;
+}
+
+void CpuModel::derive() {
+  const u32 d1 = leaf1_edx_;
+  const u32 c1 = leaf1_ecx_;
+  const auto add = [this](Feature feature, bool present) {
+    if (present) features_ |= u64{1} << static_cast<unsigned>(feature);
   };
-  const u32 d1 = m.leaf1_edx_;
-  const u32 c1 = m.leaf1_ecx_;
+  const bool p6 = part_ >= CpuName::pentium2;
   add(Feature::base, true);
   add(Feature::i486, true);
-  add(Feature::pentium, true);
+  add(Feature::cr4, (d1 & ~leaf1_edx::fpu) != 0);
+  add(Feature::p6, p6);
+  add(Feature::rdpmc, p6);
+  add(Feature::prefetchw, part_ == CpuName::core);
   add(Feature::cmov, (d1 & leaf1_edx::cmov) != 0);
   add(Feature::cmov_x87, (d1 & leaf1_edx::cmov) != 0 && (d1 & leaf1_edx::fpu) != 0);
   add(Feature::x87, (d1 & leaf1_edx::fpu) != 0);
   add(Feature::tsc, (d1 & leaf1_edx::tsc) != 0);
-  add(Feature::msr, true);
+  add(Feature::msr, (d1 & leaf1_edx::msr) != 0);
   add(Feature::cx8, (d1 & leaf1_edx::cx8) != 0);
-  add(Feature::sep, true);
+  add(Feature::sep, (d1 & leaf1_edx::sep) != 0);
   add(Feature::mmx, (d1 & leaf1_edx::mmx) != 0);
   add(Feature::fxsr, (d1 & leaf1_edx::fxsr) != 0);
   add(Feature::sse, (d1 & leaf1_edx::sse) != 0);
@@ -149,10 +163,25 @@ CpuModel CpuModel::make(u32 host_leaf1_ecx, u32 host_leaf1_edx, u32 host_leaf7_e
   add(Feature::aes, (c1 & leaf1_ecx::aes) != 0);
   add(Feature::pclmulqdq, (c1 & leaf1_ecx::pclmulqdq) != 0);
   add(Feature::clflush, (d1 & leaf1_edx::clfsh) != 0);
-  add(Feature::rdtscp, (m.ext1_edx_ & ext1_edx::rdtscp) != 0);
+  add(Feature::rdtscp, (ext1_edx_ & ext1_edx::rdtscp) != 0);
   add(Feature::rdrand, (c1 & leaf1_ecx::rdrand) != 0);
-  add(Feature::rdseed, (m.leaf7_ebx_ & leaf7_ebx::rdseed) != 0);
-  return m;
+  add(Feature::rdseed, (leaf7_ebx_ & leaf7_ebx::rdseed) != 0);
+
+  // SDM vol. 3, 2.5: a bit of CR4 exists with the flag for what it controls.
+  const auto allow = [this](u32 bit, bool present) {
+    if (present) cr4_allowed_ |= bit;
+  };
+  allow(cr4::tsd, (d1 & leaf1_edx::tsc) != 0);
+  allow(cr4::pse, (d1 & leaf1_edx::pse) != 0);
+  allow(cr4::pae, (d1 & leaf1_edx::pae) != 0);
+  allow(cr4::pge, (d1 & leaf1_edx::pge) != 0);
+  allow(cr4::pce, has(Feature::rdpmc));
+  allow(cr4::osfxsr, (d1 & leaf1_edx::fxsr) != 0);
+  allow(cr4::osxmmexcpt, (d1 & leaf1_edx::sse) != 0);
+}
+
+PagingModel CpuModel::paging() const {
+  return {.physical_bits = (leaf1_edx_ & leaf1_edx::pae) != 0 ? 36u : 32u, .pse36 = (leaf1_edx_ & leaf1_edx::pse36) != 0, .pat = has_pat()};
 }
 
 u64 CpuModel::arch_capabilities() const {
@@ -179,12 +208,23 @@ u64 CpuModel::arch_capabilities() const {
 }
 
 CpuidResult CpuModel::cpuid(u32 leaf, u32 subleaf, u32 /*cr4*/) const {
+  if (part_ == CpuName::core) return cpuid_core(leaf, subleaf);
+  const CpuPart& part = cpu_part(part_);
+  switch (std::min(leaf, part.max_leaf)) {
+    case 0: return {part.max_leaf, vendor_ebx, vendor_ecx, vendor_edx};
+    case 1: return {part.signature, part.leaf1_ebx, 0, leaf1_edx_};
+    default: return {part.leaf2_eax, 0, 0, part.leaf2_edx};
+  }
+}
+
+CpuidResult CpuModel::cpuid_core(u32 leaf, u32 subleaf) const {
   switch (leaf) {
-    case 0: return {max_basic_leaf, 0x756E6547, 0x6C65746E, 0x49656E69};  // GenuineIntel
-    case 1: return {signature, 8u << 8, leaf1_ecx_, leaf1_edx_};          // CLFLUSH line: 8 quadwords; APIC id 0
-    case 2: return {0xB003FF01, 0, 0, 0};                                 // caches: leaf 4; data TLB 64 entries, code TLB 128
+    case 0: return {max_basic_leaf, vendor_ebx, vendor_ecx, vendor_edx};
+    // CLFLUSH line: 8 quadwords; APIC id 0.
+    case 1: return {cpu_part(part_).signature, 8u << 8, leaf1_ecx_, leaf1_edx_};
+    case 2: return {0xB003FF01, 0, 0, 0};  // caches: leaf 4; data TLB 64 entries, code TLB 128
     case 4: return cache_parameters(subleaf);
-    case 7: return subleaf == 0 ? CpuidResult{0, leaf7_ebx_, 0, leaf7_edx::ibrs_ibpb | leaf7_edx::arch_capabilities} : CpuidResult{};
+    case 7: return subleaf == 0 ? CpuidResult{0, leaf7_ebx_, 0, leaf7_edx_} : CpuidResult{};
     // TSC = crystal * EBX / EAX. The ratio 1 lets the crystal carry the whole frequency exactly.
     case 0x15: return tsc_khz_ == 0 || tsc_khz_ > 4'294'967 ? CpuidResult{} : CpuidResult{1, 1, tsc_khz_ * 1000, 0};
     case 0x16: return {(tsc_khz_ + 500) / 1000, (tsc_khz_ + 500) / 1000, 100, 0};
@@ -200,7 +240,7 @@ CpuidResult CpuModel::cpuid(u32 leaf, u32 subleaf, u32 /*cr4*/) const {
   }
   const bool basic_hole = leaf <= max_basic_leaf;
   const bool extended_hole = leaf >= 0x80000000 && leaf <= max_extended_leaf;
-  return basic_hole || extended_hole ? CpuidResult{} : cpuid(max_basic_leaf, subleaf, 0);
+  return basic_hole || extended_hole ? CpuidResult{} : cpuid_core(max_basic_leaf, subleaf);
 }
 
 }  // namespace ring3

@@ -16,8 +16,29 @@ constexpr u32 time_stamp_counter = 0x10, platform_id = 0x17, spec_ctrl = 0x48, p
 
 constexpr u64 misc_enable_writable = 1;  // fast strings
 
+// Those that came with something that the CPU model may lack.
+bool exists(const CpuModel& model, u32 number) {
+  switch (number) {
+    case msr::time_stamp_counter: return model.has(Feature::tsc);
+    case msr::platform_id:
+    case msr::bios_sign_id: return model.has(Feature::p6);
+    case msr::spec_ctrl:
+    case msr::pred_cmd:
+    case msr::arch_capabilities: return model.has_speculation_control();
+    case msr::sysenter_cs:
+    case msr::sysenter_esp:
+    case msr::sysenter_eip: return model.has(Feature::sep);
+    case msr::misc_enable: return model.has_misc_enable();
+    case msr::pat: return model.has_pat();
+    case msr::efer: return model.has_nx();
+    case msr::tsc_aux: return model.has(Feature::rdtscp);
+    default: return true;
+  }
+}
+
 std::optional<u64> read_msr(const Vcpu& v, u32 number) {
   const CpuState& s = v.s;
+  if (!exists(v.model, number)) return std::nullopt;
   switch (number) {
     case msr::time_stamp_counter: return read_tsc() + s.tsc_offset;
     case msr::platform_id: return 0;
@@ -29,8 +50,8 @@ std::optional<u64> read_msr(const Vcpu& v, u32 number) {
     case msr::sysenter_eip: return s.sysenter_eip;
     case msr::misc_enable: return s.msr.misc_enable;
     case msr::pat: return s.msr.pat;
-    case msr::efer: return v.model.has_nx() ? std::optional<u64>(s.efer) : std::nullopt;
-    case msr::tsc_aux: return v.model.has(Feature::rdtscp) ? std::optional<u64>(s.msr.tsc_aux) : std::nullopt;
+    case msr::efer: return s.efer;
+    case msr::tsc_aux: return s.msr.tsc_aux;
     default: return std::nullopt;
   }
 }
@@ -45,7 +66,7 @@ bool valid_pat(u64 value) {
 }
 
 bool write_efer(Vcpu& v, u64 value) {
-  if (!v.model.has_nx() || (value & ~efer::nxe) != 0) return false;
+  if ((value & ~efer::nxe) != 0) return false;
   const bool changed = v.s.efer != value;
   v.s.efer = value;
   if (changed) v.mem.flush_all();
@@ -54,8 +75,9 @@ bool write_efer(Vcpu& v, u64 value) {
 
 bool write_msr(Vcpu& v, u32 number, u64 value) {
   CpuState& s = v.s;
+  if (!exists(v.model, number)) return false;
   switch (number) {
-    case msr::time_stamp_counter: s.tsc_offset = value - read_tsc(); return true;
+    case msr::time_stamp_counter: s.tsc_offset = (v.model.writes_whole_tsc() ? value : value & 0xFFFFFFFFu) - read_tsc(); return true;
     case msr::spec_ctrl:  // IBRS and STIBP; SSBD is not announced
       if ((value & ~u64{3}) != 0) return false;
       s.msr.spec_ctrl = static_cast<u32>(value);
@@ -75,7 +97,7 @@ bool write_msr(Vcpu& v, u32 number, u64 value) {
       return true;
     case msr::efer: return write_efer(v, value);
     case msr::tsc_aux:
-      if (!v.model.has(Feature::rdtscp) || (value >> 32) != 0) return false;
+      if ((value >> 32) != 0) return false;
       s.msr.tsc_aux = static_cast<u32>(value);
       return true;
     default: return false;
