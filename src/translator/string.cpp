@@ -1,6 +1,7 @@
 // String instructions. Flags are saved on the return region first, so that the glue may use them; every element run is checked against
 // the tables before it is executed, so that the host instruction itself cannot fault. Whatever is not simple (a miss, an element across
-// pages, DF with REP, 16-bit forms) leaves with the registers and flags of the last whole iteration, and the interpreter goes on there.
+// pages, DF with REP, 16-bit forms) leaves with the registers of the last whole iteration and the flags from before the instruction, and
+// the interpreter goes on there.
 #include "translator/emitter.h"
 
 namespace ring3 {
@@ -85,6 +86,7 @@ bool Emitter::emit_string(const Insn& insn) {
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();
   const Label again = a_.newLabel();
+  const Label finished = a_.newLabel();
   const i32 size = static_cast<i32>(form.size);
   const x86::Mem saved_flags = x86::dword_ptr(x86::rsp);
 
@@ -138,21 +140,24 @@ bool Emitter::emit_string(const Insn& insn) {
     a_.lea(x86::ecx, x86::ptr(x86::rcx, x86::r9));
     if (form.compares) {
       a_.pushfq();
-      a_.pop(x86::r8);
-      a_.mov(saved_flags, x86::r8d);
+      a_.pop(x86::r8);  // the result, if nothing comes after; a fault further on restores those before the instruction (SDM vol. 2, REP)
       a_.test(x86::r8d, flag::zf);
       if (insn.rep == Rep::rep) {
-        a_.jz(done);
+        a_.jz(finished);
       } else {
-        a_.jnz(done);
+        a_.jnz(finished);
       }
     }
     a_.test(x86::ecx, x86::ecx);
-    a_.jz(done);
+    a_.jz(form.compares ? finished : done);
     // A long run yields to interrupts between pages.
     a_.cmp(x86::qword_ptr(x86::r15, offset::poll), 0);
     a_.jne(again);
     a_.jmp(bail);
+    if (form.compares) {
+      a_.bind(finished);
+      a_.mov(saved_flags, x86::r8d);
+    }
     a_.bind(done);
     a_.popfq();
   }
