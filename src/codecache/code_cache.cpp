@@ -127,6 +127,11 @@ void CodeCache::kill(Block& block) {
   ++generation_;
 }
 
+void CodeCache::kill_at(u32 linear) {
+  for (Block& block : blocks_)
+    if (linear - block.key.linear < block.guest_length) kill(block);
+}
+
 bool CodeCache::invalidate(PhysAddr address, u32 size) {
   const u64 page = address.value >> page_shift;
   const auto it = by_page_.find(page);

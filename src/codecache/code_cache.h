@@ -68,6 +68,8 @@ class CodeCache {
   [[nodiscard]] bool has_blocks(PhysAddr page) const;
   // Kills one block (to translate it again in another form).
   void kill(Block& block);
+  // Kills the blocks that run through this linear address. Looks at all of them.
+  void kill_at(u32 linear);
   // Forgets everything; jump tables must have been cleared by the caller first.
   void flush();
   // Bumped by every invalidation and flush: a block pointer taken before is only good if this did not change.

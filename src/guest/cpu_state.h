@@ -89,6 +89,9 @@ struct CpuState {
   u32 cr4 = 0;
   std::array<u64, 4> pdpte{};  // loaded by MOV CR3 and friends under PAE
   std::array<u32, 8> dr{0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400};
+  // DR6 bits of the data and I/O breakpoints that the current instruction met, or that MOV SS or the delivery of an event left behind: a
+  // trap at the next boundary.
+  u32 pending_debug = 0;
   u64 efer = 0;
   u32 sysenter_cs = 0;
   u32 sysenter_esp = 0;

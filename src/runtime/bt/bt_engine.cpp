@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "guest/breakpoints.h"
 #include "runtime/bt/bt_trace.h"
 #include "runtime/bt/emitted_state.h"
 #include "runtime/bt/low_memory.h"
@@ -100,8 +101,7 @@ StopInfo BtEngine::loop() {
   for (;;) {
     if (boundary() == Next::stop) break;
     select_mode();
-    // RF lasts for one instruction, the one that a fault handler returned to: emitted code does not know it.
-    if (resume_ == 0 && (!translatable() || v_.s.shadow != Shadow::none || (v_.s.eflags & flag::rf) != 0)) {
+    if (resume_ == 0 && must_step()) {
       if (step() == Next::stop) break;
       continue;
     }
@@ -185,6 +185,18 @@ void BtEngine::select_mode() {
 bool BtEngine::translatable() const {
   constexpr u32 needed = mode::code32 | mode::protected_mode;
   return (mode_.mode & needed) == needed && (mode_.mode & (mode::v8086 | mode::trap | mode::alignment_checks)) == 0;
+}
+
+bool BtEngine::must_step() {
+  CpuState& s = v_.s;
+  if (!translatable() || s.shadow != Shadow::none || s.pending_debug != 0) return true;
+  if (code_breakpoints_at(s, s.segment(Seg::cs).base + s.eip) != 0) return true;
+  if ((s.eflags & flag::rf) == 0) return false;
+  // RF lasts for one instruction, the one that a fault handler returned to: emitted code does not know it. That of a REP which only yielded
+  // has done its work.
+  if (!stepper_.repeating()) return true;
+  s.eflags &= ~flag::rf;
+  return false;
 }
 
 void BtEngine::drop_resume() {
@@ -273,7 +285,7 @@ BtEngine::Next BtEngine::handle_exit() {
 BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
   // Only the fall-through stays in the block, and only if the block, its mode and its page are still what they were.
   const bool stays = cache_.generation() == generation && point < block.insn_count() && mode_is(block.key) &&
-                     v_.s.eip == guest_eip(block, point) && v_.s.shadow == Shadow::none && !v_.s.halted &&
+                     v_.s.eip == guest_eip(block, point) && v_.s.shadow == Shadow::none && !v_.s.halted && v_.s.pending_debug == 0 &&
                      (!block.uses_fpu || (v_.s.cr0 & (cr0::ts | cr0::em)) == 0);
   if (!stays) {
     counters_.skipped_instructions += block.insn_count() - std::min(point, block.insn_count());

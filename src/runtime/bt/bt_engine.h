@@ -61,6 +61,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // Jump-table slots are emptied by Memory; links inside a page stay right.
   void page_unmapped(u32 page) override { stepper_.page_unmapped(page); }
   void all_unmapped(bool) override { stepper_.all_unmapped(); }
+  void code_breakpoint(u32 linear) override { cache_.kill_at(linear); }
 
   // --- run loop ---
   StopInfo loop();
@@ -71,9 +72,10 @@ class BtEngine final : public Engine, private CodeWatcher {
   [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
     return block.key.linear + block.points[point].guest_offset - block.key.cs_base;
   }
-  [[nodiscard]] bool translatable() const;
-  Next step();                        // one instruction in the interpreter
-  Next enter(u64 host, bool inside);  // runs emitted code from `host`, handles its exit
+  [[nodiscard]] bool translatable() const;  // the mode
+  [[nodiscard]] bool must_step();           // the instruction at EIP is the interpreter's
+  Next step();                              // one instruction in the interpreter
+  Next enter(u64 host, bool inside);        // runs emitted code from `host`, handles its exit
   void run_emitted(u64 host, bool inside);
   Next handle_exit();
   Next enter_lockstep(Block& block);
@@ -90,6 +92,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
   Block* translate(const BlockKey& key, PhysAddr physical);
+  void stop_before_breakpoint();  // shortens guest_
   [[nodiscard]] bool second_page(u32 linear, PhysAddr& out);
   void flush_cache();
 

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 
+#include "guest/breakpoints.h"
 #include "runtime/bt/bt_engine.h"
 #include "runtime/bt/bt_trace.h"
 #include "runtime/memory/ram.h"
@@ -72,6 +73,7 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
     build_block(decoder_, key, {joined.data(), visible(joined.size())}, in_page, options_.max_block, guest_);
   }
   if (guest_.insns.empty()) return nullptr;
+  if (any_breakpoint(v_.s)) stop_before_breakpoint();
   u64* counter = nullptr;
   for (int attempt = 0;; ++attempt) {
     if (options_.count) counter = cache_.new_counter();
@@ -85,6 +87,20 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   Block& block = cache_.install(guest_, second.value, translated_, counter);
   if (v_.traces(Trace::blocks)) trace_block(*v_.trace, block, cache_.base());
   return &block;
+}
+
+// An instruction with a breakpoint is not translated, and no block runs into it.
+void BtEngine::stop_before_breakpoint() {
+  u32 offset = 0;
+  for (std::size_t i = 0; i < guest_.insns.size(); ++i) {
+    if (i != 0 && code_breakpoints_at(v_.s, guest_.key.linear + offset) != 0) {
+      guest_.insns.resize(i);
+      guest_.length = offset;
+      guest_.crosses_page = guest_.truncated = false;
+      return;
+    }
+    offset += guest_.insns[i].length;
+  }
 }
 
 void BtEngine::flush_cache() {

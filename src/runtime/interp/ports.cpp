@@ -1,4 +1,5 @@
 // IN, OUT, INS, OUTS (SDM vol. 2).
+#include "guest/breakpoints.h"
 #include "runtime/interp/families.h"
 #include "runtime/interp/io_permission.h"
 #include "runtime/interp/repeat.h"
@@ -29,6 +30,16 @@ bool io_permitted(Vcpu& v, u16 port, unsigned size) {
   return ((u32{bits} >> (port & 7u)) & wanted) == 0 || refuse();
 }
 
+u32 read_port(Vcpu& v, u16 port, unsigned size) {
+  v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
+  return v.bus.io_read(port, size);
+}
+
+void write_port(Vcpu& v, u16 port, unsigned size, u32 value) {
+  v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
+  v.bus.io_write(port, size, value);
+}
+
 namespace interp {
 
 namespace {
@@ -42,7 +53,7 @@ Flow in(Vcpu& v, const Insn& insn) {
     using T = decltype(zero);
     const u16 port = port_of(v, insn.operand[1], insn);
     if (!io_permitted(v, port, sizeof(T))) return Flow::fault;
-    set_reg<T>(v, eax, static_cast<T>(v.bus.io_read(port, sizeof(T))));
+    set_reg<T>(v, eax, static_cast<T>(read_port(v, port, sizeof(T))));
     return Flow::next;
   });
 }
@@ -52,7 +63,7 @@ Flow out(Vcpu& v, const Insn& insn) {
     using T = decltype(zero);
     const u16 port = port_of(v, insn.operand[0], insn);
     if (!io_permitted(v, port, sizeof(T))) return Flow::fault;
-    v.bus.io_write(port, sizeof(T), get_reg<T>(v, eax));
+    write_port(v, port, sizeof(T), get_reg<T>(v, eax));
     return Flow::next;
   });
 }
@@ -65,7 +76,7 @@ Flow ins(Vcpu& v, const Insn& insn) {
   if (!io_permitted(v, port, sizeof(T))) return Flow::fault;
   return repeat<false>(v, insn, regs, [&](u32) -> u32 {
     if (!v.probe_store(Seg::es, regs.get(edi), sizeof(T))) return 0;
-    if (!v.store(Seg::es, regs.get(edi), static_cast<T>(v.bus.io_read(port, sizeof(T))))) return 0;
+    if (!v.store(Seg::es, regs.get(edi), static_cast<T>(read_port(v, port, sizeof(T))))) return 0;
     regs.advance(edi, sizeof(T));
     return 1;
   });
@@ -79,7 +90,7 @@ Flow outs(Vcpu& v, const Insn& insn) {
   return repeat<false>(v, insn, regs, [&](u32) -> u32 {
     T value{};
     if (!v.load(insn.mem.segment, regs.get(esi), value)) return 0;
-    v.bus.io_write(port, sizeof(T), value);
+    write_port(v, port, sizeof(T), value);
     regs.advance(esi, sizeof(T));
     return 1;
   });

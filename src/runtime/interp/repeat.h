@@ -33,6 +33,8 @@ class StringRegisters {
   u32 mask_;
 };
 
+// A data or I/O breakpoint traps after the element that met it (SDM vol. 3, 17.2.5).
+//
 // `step(limit)` does 1 to `limit` elements, moves ESI and EDI, and returns how many it did; 0: `v.fault` is set.
 // `compares`: REPE and REPNE look at ZF after each element (CMPS, SCAS), which then must do one element at a time.
 // At a fault and when it yields, the flags are those before the instruction (SDM vol. 2, REP: a fault restores them; no string
@@ -55,7 +57,7 @@ template <bool compares, typename Step>
       return Flow::fault;
     }
     left -= done;
-    budget -= done;
+    budget = v.s.pending_debug == 0 ? budget - done : 0;
     regs.set(ecx, left);
     if constexpr (compares) {
       const bool equal = (v.s.eflags & flag::zf) != 0;

@@ -1,5 +1,6 @@
 #include "runtime/interp/stepper.h"
 
+#include "guest/breakpoints.h"
 #include "runtime/interp/decode_cache.h"
 #include "runtime/system/cpu_model.h"
 #include "runtime/system/delivery.h"
@@ -68,7 +69,15 @@ StepOutcome Stepper::step() {
   const CpuState& s = v_.s;
   if (!s.protected_mode() || s.v8086()) [[unlikely]]
     return stop_mode();
+  // The order is that of SDM vol. 3, table 6-2: traps of what went before, instruction breakpoints, then faults of the fetch.
+  if (s.pending_debug != 0 && s.shadow != Shadow::mov_ss) [[unlikely]]
+    return debug_trap(s.pending_debug);
   const SegmentCache& cs = s.segment(Seg::cs);
+  if (any_breakpoint(s)) [[unlikely]] {
+    // RF holds them off, and so does a load of SS just before (SDM vol. 3, 17.3.1.1 and 6.8.3).
+    const u32 hit = code_breakpoints_at(s, cs.base + s.eip);
+    if (hit != 0 && (s.eflags & flag::rf) == 0 && s.shadow != Shadow::mov_ss) return debug_trap(hit);
+  }
   const interp::DecodedInsn* d = cache_->decoded.find({cs.base + s.eip, s.cpl == 3, cs.big()});
   if (d == nullptr) [[unlikely]] {
     d = decode_at_eip();
@@ -130,7 +139,9 @@ unsigned Stepper::fetch_and_decode(u32 linear, bool user, bool code32, unsigned 
 StepOutcome Stepper::run(const Insn& insn, Handler handler) {
   CpuState& s = v_.s;
   const u32 flags_before = s.eflags;
+  const u32 held_back = s.pending_debug;
   s.shadow = Shadow::none;
+  repeating_ = false;
   last_row_ = insn.row;
   const Flow flow = handler(v_, insn);
   switch (flow) {
@@ -141,10 +152,21 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler) {
       break;
     }
     case Flow::jumped: break;
-    case Flow::again:
+    case Flow::again: {
       // The shadow of the instruction before does not outlast the first elements.
-      return (flags_before & flag::tf) != 0 && insn.rep != Rep::none ? single_step_trap() : StepOutcome::ok;
-    case Flow::fault: ++executed_[static_cast<unsigned>(insn.row)]; return deliver();
+      if (insn.rep == Rep::none) return StepOutcome::ok;
+      // Whatever comes in between two elements pushes RF (SDM vol. 3, 17.3.1.1), so that an instruction breakpoint on the REP is not met
+      // again by the elements that are left.
+      s.eflags |= flag::rf;
+      repeating_ = true;
+      const u32 traps = s.pending_debug | ((flags_before & flag::tf) != 0 ? dr6::single_step : 0);
+      return traps != 0 ? debug_trap(traps) : StepOutcome::ok;
+    }
+    case Flow::fault:
+      ++executed_[static_cast<unsigned>(insn.row)];
+      // What the unfinished instruction met will be met again.
+      s.pending_debug = held_back;
+      return deliver();
     case Flow::missing: return stop_missing(insn);
   }
   ++executed_[static_cast<unsigned>(insn.row)];
@@ -152,23 +174,28 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler) {
   if ((flags_before & (flag::tf | flag::rf)) != 0) [[unlikely]] {
     // RF covers one instruction; IRET has just loaded a new one.
     if (insn.row != Row::iret) s.eflags &= ~flag::rf;
-    if ((flags_before & flag::tf) != 0 && s.shadow != Shadow::mov_ss && !(is_software_interrupt(insn.row) && flow == Flow::jumped)) {
-      return single_step_trap();
-    }
+    const bool cleared_tf = is_software_interrupt(insn.row) && flow == Flow::jumped;
+    if ((flags_before & flag::tf) != 0 && s.shadow != Shadow::mov_ss && !cleared_tf) return debug_trap(s.pending_debug | dr6::single_step);
   }
+  // A load of SS drops its single step and keeps its breakpoints for the next boundary (SDM vol. 3, 6.8.3).
+  if (s.pending_debug != 0 && s.shadow != Shadow::mov_ss) [[unlikely]]
+    return debug_trap(s.pending_debug);
   return s.halted ? StepOutcome::halted : StepOutcome::ok;
 }
 
-StepOutcome Stepper::single_step_trap() {
-  constexpr u32 dr6_bs = 1u << 14;
-  v_.s.halted = false;
-  v_.s.dr[6] |= dr6_bs;
+StepOutcome Stepper::debug_trap(u32 reasons) {
+  CpuState& s = v_.s;
+  s.halted = false;
+  s.pending_debug = 0;
+  // The manual lets a debug exception clear B0 to B3, and no other bit (SDM vol. 3, 17.2.3).
+  s.dr[6] = (s.dr[6] & ~dr6::breakpoints) | reasons;
   v_.raise(Vector::debug);
   return deliver();
 }
 
 StepOutcome Stepper::deliver() {
   v_.s.shadow = Shadow::none;
+  repeating_ = false;
   const Fault& fault = v_.fault;
   ++delivered_[static_cast<unsigned>(fault.vector)];
   exceptions_.add(
@@ -180,6 +207,8 @@ StepOutcome Stepper::deliver() {
 StepOutcome Stepper::take_interrupt() {
   CpuState& s = v_.s;
   if ((s.eflags & flag::if_) == 0 || s.shadow != Shadow::none || !v_.bus.interrupt_requested()) return StepOutcome::ok;
+  if (s.pending_debug != 0) return StepOutcome::ok;  // `step` delivers the trap first (SDM vol. 3, table 6-2)
+  repeating_ = false;
   const u8 vector = v_.bus.acknowledge_interrupt();
   ++delivered_[vector];
   return finish(deliver_interrupt(v_, vector));

@@ -52,6 +52,8 @@ class Stepper {
   void forget_all();
 
   [[nodiscard]] const StopInfo& stop_info() const { return stop_; }
+  // A REP yielded between two elements and nothing came in since: RF is set only in case something does.
+  [[nodiscard]] bool repeating() const { return repeating_; }
   // Of the instruction executed last.
   [[nodiscard]] Row last_row() const { return last_row_; }
   // Exceptions and interrupts delivered so far.
@@ -71,7 +73,7 @@ class Stepper {
   const interp::DecodedInsn* decode_at_eip();
   // Returns the instruction's length; 0: `vcpu.fault` says why. `in_page` of the bytes lie in the first page.
   unsigned fetch_and_decode(u32 linear, bool user, bool code32, unsigned in_page, Insn& insn);
-  StepOutcome single_step_trap();
+  StepOutcome debug_trap(u32 reasons);  // #DB at this boundary; bits of DR6
   StepOutcome finish(Delivery delivery);
   StepOutcome stop_missing(const Insn& insn);
   StepOutcome stop_mode();  // real mode or v8086
@@ -82,6 +84,7 @@ class Stepper {
   Cache* cache_;
   StopInfo stop_;
   Row last_row_ = Row::invalid;
+  bool repeating_ = false;
   u64 deliveries_ = 0;
   std::array<u64, row_count + 1> executed_{};
   std::array<u64, 256> delivered_{};

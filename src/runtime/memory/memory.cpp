@@ -1,6 +1,7 @@
 #include "runtime/memory/memory.h"
 
 #include "base/error.h"
+#include "guest/breakpoints.h"
 #include "runtime/memory/fetch_tlb.h"
 #include "runtime/memory/page_walker.h"
 #include "runtime/memory/physical.h"
@@ -48,6 +49,16 @@ struct Memory::Impl {
   };
 
   void fill_from(const Walk& walk, u32 linear, bool user);
+  // May the tables have an entry for reads, or for writes, of this linear page? Not where a data breakpoint must see them.
+  [[nodiscard]] bool may_fill(u32 page, bool write) const { return data_breakpoints_in(cpu, page << page_shift, page_size, write) == 0; }
+  void fill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
+    if (may_fill(page, false)) tables.fill(context, page, ram_page, writable && may_fill(page, true), global);
+  }
+  void prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
+    if (may_fill(page, false)) tables.prefill(context, page, ram_page, writable && may_fill(page, true), global);
+  }
+  // An access took place that no table entry served.
+  void note_access(u32 linear, u32 size, bool write) { cpu.pending_debug |= data_breakpoints_in(cpu, linear, size, write); }
   [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
   [[nodiscard]] bool translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault);
   void note_kind(u32 linear, PageKind kind);
@@ -82,7 +93,7 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
   // A write to a code page comes here every time: nothing to add then.
   if (!writable && tables.reads(context, page, walk.page)) return;
   note_kind(linear, walk.kind);
-  tables.fill(context, page, walk.page, writable, walk.global);
+  fill(context, page, walk.page, writable, walk.global);
 
   if (walk.kind == PageKind::small) {
     if (!physical.is_ram(walk.entry_address)) return;
@@ -92,7 +103,7 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
       if (i == own) continue;
       const Neighbour neighbour = walker.neighbour(walk, group + u64{i} * walker.entry_size(), user);
       if (!neighbour.ok || !physical.is_ram(neighbour.page)) continue;
-      tables.prefill(context, page - own + i, neighbour.page, neighbour.write_ready && !physical.is_code(neighbour.page), neighbour.global);
+      prefill(context, page - own + i, neighbour.page, neighbour.write_ready && !physical.is_code(neighbour.page), neighbour.global);
     }
     return;
   }
@@ -101,7 +112,7 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
   for (u32 i = 0; i < group_large; ++i) {
     const u64 at = group + (u64{i} << page_shift);
     if (i == own || !physical.is_ram(at)) continue;
-    tables.prefill(context, page - own + i, at, walk.write_ready && !physical.is_code(at), walk.global);
+    prefill(context, page - own + i, at, walk.write_ready && !physical.is_code(at), walk.global);
   }
 }
 
@@ -164,6 +175,7 @@ bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault)
   }
   Impl::Parts parts;
   if (!impl_->translate_parts(linear, size, Access::read, user, parts, fault)) return false;
+  impl_->note_access(linear, size, false);
   impl_->physical.read(parts.first.address.value, out, parts.first_size);
   if (parts.second_size != 0) impl_->physical.read(parts.second.address.value, static_cast<u8*>(out) + parts.first_size, parts.second_size);
   return true;
@@ -182,6 +194,7 @@ bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& 
   }
   Impl::Parts parts;
   if (!impl_->translate_parts(linear, size, Access::write, user, parts, fault)) return false;
+  impl_->note_access(linear, size, true);
   if (impl_->journal != nullptr) {
     const u8* bytes = static_cast<const u8*>(in);
     if (parts.first.ram) impl_->journal->record(parts.first.address, ram_.at(parts.first.address), bytes, parts.first_size);
@@ -306,6 +319,18 @@ void Memory::set_a20(bool enabled) {
 void Memory::set_paging_model(const PagingModel& model) {
   impl_->walker.set_model(model);
   flush_all();
+}
+
+void Memory::breakpoints_changed() {
+  for (unsigned n = 0; n < 4; ++n) {
+    const Breakpoint b = breakpoint(impl_->cpu, n);
+    if (!b.enabled || b.on == BreakOn::io) continue;
+    if (b.on != BreakOn::execute) {
+      impl_->tables.drop_page(b.first >> page_shift);
+    } else if (CodeWatcher* watcher = impl_->physical.watcher()) {
+      watcher->code_breakpoint(b.first);
+    }
+  }
 }
 
 void Memory::watch_code(PhysAddr address) {

@@ -29,6 +29,8 @@ class CodeWatcher {
   // Linear page `page` (or everything, or everything not global) left the TLB: jump-table slots that lead there are stale.
   virtual void page_unmapped(u32 page) = 0;
   virtual void all_unmapped(bool keep_global) = 0;
+  // An instruction breakpoint is on at this linear address: no translation may run through it.
+  virtual void code_breakpoint(u32 /*linear*/) {}
 };
 
 // Records what linear writes change, so that they can be taken back (lockstep checking). A/D bits are not part of it: setting them twice
@@ -117,6 +119,11 @@ class Memory {
   void set_a20(bool enabled);
   // Flushes everything.
   void set_paging_model(const PagingModel& model);
+
+  // DR0 to DR3 or DR7 changed: pages with a data breakpoint lose the table entries that would hide an access from it (guest/breakpoints.h
+  // says which), and the watcher learns of instruction breakpoints. Accesses that `read` and `write` see then leave the breakpoint's bit in
+  // CpuState::pending_debug.
+  void breakpoints_changed();
 
   // --- for translated code ---
   // Makes the page that contains `address` a code page: it loses every write entry until `unwatch_code`.

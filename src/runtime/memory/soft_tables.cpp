@@ -180,6 +180,11 @@ void SoftTables::flush_pages(u32 first, u32 count) {
   }
 }
 
+void SoftTables::drop_page(u32 page) {
+  for (const std::unique_ptr<Context>& context : contexts_)
+    if (context != nullptr && context->read_[page] != 0) drop(*context, page);
+}
+
 void SoftTables::drop_writes(u64 ram_page) {
   u32& head = writers_[ram_page >> page_shift];
   while (head != 0) {

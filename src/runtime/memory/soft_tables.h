@@ -86,6 +86,8 @@ class SoftTables {
   void flush_non_global();
   // Linear pages [first, first + count), data and jumps, in all contexts; also the jumps of the page before, whose last block may reach in.
   void flush_pages(u32 first, u32 count);
+  // No context keeps an entry for this linear page; jumps stay.
+  void drop_page(u32 page);
   // No context keeps a write entry for this RAM page.
   void drop_writes(u64 ram_page);
   void clear_jump(u32 linear);

@@ -16,7 +16,7 @@ namespace {
 namespace leaf1_edx {
 using namespace cpuid1_edx;
 // What the runtime implements by itself, whatever the host has.
-constexpr u32 own = pse | msr | pae | sep | pge | pat;
+constexpr u32 own = de | pse | msr | pae | sep | pge | pat;
 constexpr u32 by_host = fpu | tsc | cx8 | cmov | clfsh | mmx | fxsr | sse | sse2;
 // PSE-36 is for the parts whose physical addresses end at 36 bits with it; the default model leaves it to PAE.
 constexpr u32 implemented = own | by_host | pse36;
@@ -172,6 +172,7 @@ void CpuModel::derive() {
     if (present) cr4_allowed_ |= bit;
   };
   allow(cr4::tsd, (d1 & leaf1_edx::tsc) != 0);
+  allow(cr4::de, (d1 & leaf1_edx::de) != 0);
   allow(cr4::pse, (d1 & leaf1_edx::pse) != 0);
   allow(cr4::pae, (d1 & leaf1_edx::pae) != 0);
   allow(cr4::pge, (d1 & leaf1_edx::pge) != 0);

@@ -28,7 +28,8 @@ struct FlagName {
   u32 bit;
   std::string_view name;
 };
-constexpr std::array<FlagName, 16> edx_names{{{cpuid1_edx::fpu, "fpu"},
+constexpr std::array<FlagName, 17> edx_names{{{cpuid1_edx::fpu, "fpu"},
+                                              {cpuid1_edx::de, "de"},
                                               {cpuid1_edx::pse, "pse"},
                                               {cpuid1_edx::tsc, "tsc"},
                                               {cpuid1_edx::msr, "msr"},

@@ -10,7 +10,7 @@ namespace ring3 {
 
 // CPUID.01H flags (SDM vol. 2, CPUID, tables 3-10 and 3-11).
 namespace cpuid1_edx {
-inline constexpr u32 fpu = 1u << 0, pse = 1u << 3, tsc = 1u << 4, msr = 1u << 5, pae = 1u << 6, cx8 = 1u << 8, sep = 1u << 11,
+inline constexpr u32 fpu = 1u << 0, de = 1u << 2, pse = 1u << 3, tsc = 1u << 4, msr = 1u << 5, pae = 1u << 6, cx8 = 1u << 8, sep = 1u << 11,
                      pge = 1u << 13, cmov = 1u << 15, pat = 1u << 16, pse36 = 1u << 17, clfsh = 1u << 19, mmx = 1u << 23, fxsr = 1u << 24,
                      sse = 1u << 25, sse2 = 1u << 26;
 }  // namespace cpuid1_edx

@@ -1,12 +1,12 @@
-// MOV to and from debug registers (SDM vol. 3, 17.2). Breakpoints themselves are not there: enabling one ends the run.
+// MOV to and from debug registers (SDM vol. 2, MOV; vol. 3, 17.2). guest/breakpoints.h says what their contents mean.
+#include "guest/breakpoints.h"
 #include "runtime/system/privilege.h"
 #include "runtime/system/rows.h"
 
 namespace ring3::system {
 namespace {
 
-constexpr u32 dr6_ones = 0xFFFF0FF0, dr6_writable = 0x0000E00F, dr6_bd = 1u << 13;
-constexpr u32 dr7_ones = 1u << 10, dr7_writable = 0xFFFF23FF, dr7_gd = 1u << 13, dr7_enables = 0xFF;
+constexpr u32 dr6_writable = dr6::breakpoints | dr6::general_detect | dr6::single_step | dr6::task_switch;
 
 // DR4 and DR5 name DR6 and DR7 unless CR4.DE is set. Nothing: `flow` says which fault.
 bool open_register(Vcpu& v, unsigned& number) {
@@ -19,9 +19,9 @@ bool open_register(Vcpu& v, unsigned& number) {
     number += 2;
   }
   if (!require_cpl0(v)) return false;
-  if ((s.dr[7] & dr7_gd) == 0) return true;
-  s.dr[6] |= dr6_bd;
-  s.eflags |= flag::rf;  // this #DB is a fault: delivery.cpp pushes EFLAGS as it finds it
+  if ((s.dr[7] & dr7::general_detect) == 0) return true;
+  s.dr[6] |= dr6::general_detect;
+  s.eflags |= flag::rf;  // a fault that is no instruction breakpoint pushes RF; delivery.cpp pushes EFLAGS of a #DB as it finds them
   v.raise(Vector::debug);
   return false;
 }
@@ -38,13 +38,11 @@ Flow mov_to_dr(Vcpu& v, const Insn& insn) {
   if (!open_register(v, number)) return Flow::fault;
   const u32 value = v.reg32(insn.operand[1].reg);
   switch (number) {
-    case 6: v.s.dr[6] = (value & dr6_writable) | dr6_ones; break;
-    case 7:
-      if ((value & dr7_enables) != 0) return missing(v, "breakpoint enabled in DR7");
-      v.s.dr[7] = (value & dr7_writable) | dr7_ones;
-      break;
+    case 6: v.s.dr[6] = (value & dr6_writable) | dr6::fixed1; return Flow::next;
+    case 7: v.s.dr[7] = (value & dr7::writable) | dr7::fixed1; break;
     default: v.s.dr[number] = value; break;
   }
+  v.mem.breakpoints_changed();
   return Flow::next;
 }
 

@@ -121,7 +121,8 @@ bool doubles(Severity first, Severity second) {
 }
 
 // Traps push the EFLAGS they find; faults push RF so that the restarted instruction is not stopped by the same code breakpoint again
-// (SDM vol. 3, 17.3.1.1). #DB arrives here as a trap; a #DB that is a fault (general detect) comes with RF already set.
+// (SDM vol. 3, 17.3.1.1). #DB pushes what it finds: RF is set there already for general detect and between two elements of a REP, and clear
+// for instruction breakpoints, whose handler sets it.
 bool pushes_rf(Vector vector) { return vector != Vector::debug && vector != Vector::breakpoint && vector != Vector::overflow; }
 
 Event fault_event(const Vcpu& v, const Fault& fault) {
@@ -184,7 +185,7 @@ Flow software_interrupt(Vcpu& v, u8 vector, u32 return_eip, bool check_dpl) {
   e.ext = check_dpl ? 0 : 1;
   e.check_dpl = check_dpl;
   e.return_eip = return_eip;
-  e.pushed_eflags = v.s.eflags;
+  e.pushed_eflags = v.s.eflags & ~flag::rf;  // cleared when the instruction began (SDM vol. 3, 17.3.1.1)
   return attempt(v, e);
 }
 

@@ -29,6 +29,7 @@ void reset_cpu(CpuState& s) {
   s.cr4 = 0;
   s.pdpte = {};
   s.dr = {0, 0, 0, 0, 0, 0, 0xFFFF0FF0, 0x400};
+  s.pending_debug = 0;
   s.efer = 0;
   s.sysenter_cs = 0;
   s.sysenter_esp = 0;

@@ -20,6 +20,63 @@ TEST_F(MemoryFlush, EntriesAreHostMinusLinear) {
   EXPECT_EQ(write_slot(context, 0xC0400000), read_slot(context, 0xC0400000));
 }
 
+// Data breakpoints see an access because its page is not in the tables (SDM vol. 3, 17.2.4).
+TEST_F(MemoryFlush, PagesWithDataBreakpointsAreNotInTheTables) {
+  enable_paging(false);
+  map(0x400000, 0x300000, W);
+  map(0x401000, 0x301000, W);
+  const u64 context = memory.select_context(kernel_mode);
+  ASSERT_TRUE(write(0x400000, 1));
+  ASSERT_TRUE(write(0x401000, 1));
+  cpu.dr[1] = 0x400102;
+  cpu.dr[7] = 0x400 | (1u << 2) | (0xFu << 20);  // L1, reads and writes, four bytes
+  memory.breakpoints_changed();
+  EXPECT_EQ(read_slot(context, 0x400000), 0u);
+  EXPECT_EQ(write_slot(context, 0x400000), 0u);
+  EXPECT_NE(write_slot(context, 0x401000), 0u);
+  must_read(0x400000);
+  ASSERT_TRUE(write(0x400104, 1));
+  ASSERT_TRUE(write(0x401100, 1));
+  must_read(0x401000);
+  EXPECT_EQ(read_slot(context, 0x400000), 0u);
+  EXPECT_EQ(cpu.pending_debug, 0u);
+  must_read(0x4000FF, 2);
+  EXPECT_EQ(cpu.pending_debug, 2u) << "400100h to 400103h: the low bits of DR1 do not count";
+  cpu.pending_debug = 0;
+  EXPECT_TRUE(memory.probe_write(0x400100, 4, false, fault));
+  EXPECT_EQ(cpu.pending_debug, 0u) << "no access took place";
+
+  cpu.dr[7] = 0x400 | (1u << 2) | (0xDu << 20);  // writes alone
+  memory.breakpoints_changed();
+  must_read(0x400100);
+  EXPECT_EQ(cpu.pending_debug, 0u);
+  EXPECT_NE(read_slot(context, 0x400000), 0u);
+  ASSERT_TRUE(write(0x400103, 1));
+  EXPECT_EQ(cpu.pending_debug, 2u);
+  EXPECT_EQ(write_slot(context, 0x400000), 0u);
+
+  cpu.dr[7] = 0x400;
+  memory.breakpoints_changed();
+  ASSERT_TRUE(write(0x400100, 1));
+  EXPECT_NE(write_slot(context, 0x400000), 0u);
+}
+
+// What is filled ahead of its access keeps the rule too.
+TEST_F(MemoryFlush, NeighboursWithDataBreakpointsAreNotFilledAhead) {
+  enable_paging(false);
+  for (u32 page = 0; page < 4; ++page) map(0x400000 + 0x1000 * page, 0x300000 + 0x1000 * page, W | A | D);
+  const u64 context = memory.select_context(kernel_mode);
+  cpu.dr[0] = 0x401FFF;
+  cpu.dr[3] = 0x402000;
+  cpu.dr[7] = 0x400 | 1u | (1u << 7) | (3u << 16) | (1u << 28);  // L0: reads and writes; G3: writes
+  memory.breakpoints_changed();
+  ASSERT_TRUE(write(0x400000, 1));
+  EXPECT_EQ(read_slot(context, 0x401000), 0u);
+  EXPECT_NE(read_slot(context, 0x402000), 0u);
+  EXPECT_EQ(write_slot(context, 0x402000), 0u);
+  EXPECT_NE(write_slot(context, 0x403000), 0u);
+}
+
 TEST_F(MemoryFlush, GlobalPagesSurviveNonGlobalFlushes) {
   for (bool pge : {true, false}) {
     enable_paging(false);

@@ -157,8 +157,8 @@ TEST_F(SystemRegistersTest, PagingOnUnderPaeLoadsPdptes) {
 TEST_F(SystemRegistersTest, Cr4AllowsWhatTheModelHas) {
   for (unsigned bit = 0; bit < 32; ++bit) {
     const u32 value = 1u << bit;
-    // TSD PSE PAE PGE PCE OSFXSR OSXMMEXCPT
-    const bool allowed = bit == 2 || bit == 4 || bit == 5 || (bit >= 7 && bit <= 10);
+    // TSD DE PSE PAE PGE PCE OSFXSR OSXMMEXCPT
+    const bool allowed = bit == 2 || bit == 3 || bit == 4 || bit == 5 || (bit >= 7 && bit <= 10);
     if (allowed) {
       EXPECT_EQ(set_cr(4, value), Flow::next) << bit;
       EXPECT_EQ(s.cr4, value);
@@ -231,7 +231,10 @@ TEST_F(SystemRegistersTest, DebugRegisters) {
   ASSERT_EQ(run({0x0F, 0x21, 0xFB}), Flow::next);  // mov ebx, dr7
   EXPECT_EQ(s.gpr[ebx], 0xFFFF0700u);
   EXPECT_EQ(set_dr(7, 0x400), Flow::next);
-  for (unsigned bit = 0; bit < 8; ++bit) EXPECT_EQ(set_dr(7, 0x400u | 1u << bit), Flow::missing);
+  for (unsigned bit = 0; bit < 8; ++bit) {
+    ASSERT_EQ(set_dr(7, 1u << bit), Flow::next);
+    EXPECT_EQ(s.dr[7], 0x400u | 1u << bit);
+  }
 }
 
 TEST_F(SystemRegistersTest, GeneralDetect) {
@@ -357,10 +360,10 @@ TEST_F(SystemRegistersTest, CpuidLeaves) {
   EXPECT_EQ(vendor.ecx, 0x6C65746Eu);
   const CpuidResult features = leaf(1);
   EXPECT_EQ(features.eax >> 8 & 0xF, 6u);
-  // No VME, DE, MCE, APIC, MTRR, MCA, HTT; no MONITOR, XSAVE, hypervisor.
-  EXPECT_EQ(features.edx & 0x10005286u, 0u);
+  // No VME, MCE, APIC, MTRR, MCA, HTT; no MONITOR, XSAVE, hypervisor.
+  EXPECT_EQ(features.edx & 0x10005282u, 0u);
   EXPECT_EQ(features.ecx & 0x8C000008u, 0u);
-  EXPECT_EQ(features.edx & 0x07892979u, 0x07892979u);
+  EXPECT_EQ(features.edx & 0x0789297Du, 0x0789297Du);
   EXPECT_EQ(leaf(7).ebx & 0x2040u, 0x2040u);  // FDP_EXCPTN_ONLY, ZERO_FCS_FDS
   EXPECT_EQ(leaf(7, 1).edx, 0u);
   const CpuidResult clock = leaf(0x15);
