@@ -71,3 +71,17 @@ class Docs(unittest.TestCase):
         for document, match in self.each(OPTION):
             if match[1] not in others and not re.search(re.escape(match[1]) + r"(?![\w-])", text):
                 self.wrong.append(f"{document.name}: no option {match[1]}")
+
+    def test_proofs_of_rows(self):
+        """A guest test that stands for a row has the instruction in it."""
+        written = {"call_far": "lcall", "jmp_far": "ljmp", "ret_far": "retf", "int_": "int", "int1": "icebp|0xF1", "ud0": "0xFF", "ud1": "0xB9"}
+        for line in (ROOT / "tests/isa/proofs.txt").read_text().splitlines():
+            rows, _, tests = line.partition(":")
+            if not line or line.startswith("#"):
+                continue
+            for row in rows.split():
+                word = written.get(row, row if row.startswith("mov_") or row.endswith("_sreg") else row.rstrip("_")).split("_")[0]
+                for guest in re.findall(GUEST_TEST, tests):
+                    source = (ROOT / f"tests/guests/{guest}.c").read_text()
+                    if not re.search(rf"\b(?:{word})\b", source):
+                        self.wrong.append(f"tests/isa/proofs.txt: guest.{guest} has no {word}")
