@@ -59,6 +59,9 @@ class Vcpu {
   [[nodiscard]] bool store_bytes(Seg segment, u32 offset, const void* in, unsigned size);
   // For read-modify-write: after success the following store to the same bytes cannot fault.
   [[nodiscard]] bool probe_store(Seg segment, u32 offset, unsigned size);
+  // #AC unless the linear address is a multiple of `alignment` (a power of two) or alignment checks are off. The accesses above check their
+  // own size; this is for operands that are accessed in pieces.
+  [[nodiscard]] bool check_alignment(Seg segment, u32 offset, unsigned alignment);
   // Segment check alone; on success `linear` is the linear address.
   [[nodiscard]] bool linear_address(Seg segment, u32 offset, unsigned size, Access access, u32& linear);
 

@@ -57,7 +57,7 @@ inline constexpr u16 exception_mask = 0x3F;
   return false;
 }
 
-// Operands larger than one Memory access (16 bytes). A store that faults writes nothing.
+// Operands larger than one Memory access (16 bytes), without alignment check. A store that faults writes nothing.
 [[nodiscard]] bool load_block(Vcpu& v, Seg segment, u32 offset, void* out, unsigned size);
 [[nodiscard]] bool store_block(Vcpu& v, Seg segment, u32 offset, const void* in, unsigned size);
 [[nodiscard]] bool probe_block(Vcpu& v, Seg segment, u32 offset, unsigned size);

@@ -32,6 +32,14 @@ u8* whole_image(Vcpu& v, Seg segment, u32 offset, Access access) {
   return v.mem.direct(linear, access, v.s.cpl == 3);
 }
 
+// Segment, then alignment. Where #AC is on, the manual leaves it to the CPU which misalignments are #AC and which #GP: here, as on current
+// CPUs, those of a doubleword (SDM vol. 2, FXSAVE).
+bool open_image(Vcpu& v, Seg segment, u32 offset, Access access) {
+  u32 linear = 0;
+  return v.linear_address(segment, offset, image_size, access, linear) && v.check_alignment(segment, offset, 4) &&
+         check_aligned16(v, segment, offset, image_size, access);
+}
+
 }  // namespace
 
 bool load_block(Vcpu& v, Seg segment, u32 offset, void* out, unsigned size) {
@@ -54,7 +62,7 @@ Flow fxsave(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, false); f != Flow::next) return f;
   const u32 offset = v.effective_address(insn);
   const Seg segment = insn.mem.segment;
-  if (!check_aligned16(v, segment, offset, image_size, Access::write)) return Flow::fault;
+  if (!open_image(v, segment, offset, Access::write)) return Flow::fault;
   u8* const direct = whole_image(v, segment, offset, Access::write);
   if (direct == nullptr && !probe_block(v, segment, offset, image_size)) return Flow::fault;
   FxImage image = v.s.fpu;
@@ -75,7 +83,7 @@ Flow fxsave(Vcpu& v, const Insn& insn) {
 Flow fxrstor(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, false); f != Flow::next) return f;
   const u32 offset = v.effective_address(insn);
-  if (!check_aligned16(v, insn.mem.segment, offset, image_size, Access::read)) return Flow::fault;
+  if (!open_image(v, insn.mem.segment, offset, Access::read)) return Flow::fault;
   std::array<u8, image_size> bytes;
   if (const u8* const direct = whole_image(v, insn.mem.segment, offset, Access::read); direct != nullptr) {
     std::memcpy(bytes.data(), direct, used_size);

@@ -54,6 +54,12 @@ void get_pointers(const NativeFrame& frame, const Format& f, FxImage& image) {
   image.fop = f.wide ? static_cast<u16>(get<u16>(frame, f.fip + 6) & 0x7FFu) : u16{0};
 }
 
+// Limit and rights of the image, then its alignment: that of the operand size (SDM vol. 3, table 6-7).
+bool open_image(Vcpu& v, const Insn& insn, u32 offset, unsigned size, Access access) {
+  u32 linear = 0;
+  return v.linear_address(insn.mem.segment, offset, size, access, linear) && v.check_alignment(insn.mem.segment, offset, insn.operand_size);
+}
+
 Flow check(Vcpu& v, const Insn& insn, bool waiting) {
   if (const Flow f = check_x87(v, insn, waiting); f != Flow::next) return f;
   if (v.s.protected_mode() && !v.s.v8086()) return Flow::next;
@@ -70,7 +76,7 @@ Flow fnstenv(Vcpu& v, const Insn& insn) {
   const bool with_registers = insn.row == Row::fnsave;
   const unsigned size = format.environment + (with_registers ? register_bytes : 0);
   const u32 offset = v.effective_address(insn);
-  if (!probe_block(v, insn.mem.segment, offset, size)) return Flow::fault;
+  if (!open_image(v, insn, offset, size, Access::write) || !probe_block(v, insn.mem.segment, offset, size)) return Flow::fault;
 
   FxImage& image = v.s.fpu;
   const FxImage before = image;
@@ -93,7 +99,10 @@ Flow fldenv(Vcpu& v, const Insn& insn) {
   const Format& format = format_of(insn);
   const unsigned size = format.environment + (insn.row == Row::frstor ? register_bytes : 0);
   NativeFrame& frame = v.native->frame();
-  if (!load_block(v, insn.mem.segment, v.effective_address(insn), frame.memory.data(), size)) return Flow::fault;
+  const u32 offset = v.effective_address(insn);
+  if (!open_image(v, insn, offset, size, Access::read) || !load_block(v, insn.mem.segment, offset, frame.memory.data(), size)) {
+    return Flow::fault;
+  }
   v.native->run(insn, v.s.fpu);
   get_pointers(frame, format, v.s.fpu);
   return Flow::next;

@@ -19,13 +19,21 @@ bool allows(const SegmentCache& c, Access access) {
   return false;
 }
 
-// Alignment that #AC asks for (SDM vol. 3, table 6-7): powers of two align to themselves up to 16, ten-byte reals to 8, and other
-// operands (far pointers, environments) to the largest power of two that divides their size.
+// Alignment that #AC asks for (SDM vol. 3, table 6-7) of one access of `size` bytes: powers of two up to 8 align to themselves, ten-byte
+// reals to 8, the six bytes of GDTR or IDTR to 4. Sixteen bytes are never asked for: where they must be aligned it is #GP, and MOVUPS and
+// its like may be anywhere. Larger operands, which come in pieces, are checked as a whole by `check_alignment`.
 u32 required_alignment(unsigned size) {
-  if (size == 10) return 8;
-  const u32 lowest = size & (0u - size);
-  return lowest > 16 ? 16 : lowest;
+  switch (size) {
+    case 2:
+    case 4:
+    case 8: return size;
+    case 6: return 4;
+    case 10: return 8;
+    default: return 1;
+  }
 }
+
+bool checks_alignment(const CpuState& s) { return s.cpl == 3 && (s.eflags & flag::ac) != 0 && (s.cr0 & cr0::am) != 0; }
 
 bool alignment_fault(Vcpu& v) {
   v.raise(Vector::alignment, 0);
@@ -35,7 +43,7 @@ bool alignment_fault(Vcpu& v) {
 }  // namespace
 
 bool misaligned(const CpuState& s, u32 linear, unsigned size) {
-  return s.cpl == 3 && (s.eflags & flag::ac) != 0 && (s.cr0 & cr0::am) != 0 && (linear & (required_alignment(size) - 1)) != 0;
+  return checks_alignment(s) && (linear & (required_alignment(size) - 1)) != 0;
 }
 
 bool Vcpu::linear_address(Seg segment, u32 offset, unsigned size, Access access, u32& linear) {
@@ -46,6 +54,11 @@ bool Vcpu::linear_address(Seg segment, u32 offset, unsigned size, Access access,
   if (allows(c, access) && within_limit(c, offset, size)) return true;
   raise(segment == Seg::ss ? Vector::stack : Vector::general_protection, 0);
   return false;
+}
+
+bool Vcpu::check_alignment(Seg segment, u32 offset, unsigned alignment) {
+  const u32 linear = s.segment(segment).base + offset;
+  return !checks_alignment(s) || (linear & (alignment - 1)) == 0 || alignment_fault(*this);
 }
 
 bool Vcpu::load_bytes(Seg segment, u32 offset, void* out, unsigned size) {
