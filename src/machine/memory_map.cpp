@@ -30,9 +30,12 @@ Placement::Placement(u64 ram_bytes) : ram_bytes_(ram_bytes) {
 void Placement::claim(u64 base, u64 size, const std::string& what) {
   if (size == 0) return;
   const bool wraps = size > (u64{1} << 32) || base > (u64{1} << 32) - size;
-  if (wraps || base + size > ram_bytes_)
-    throw UserError(fmt::format("{}: needs memory up to {:#x}, but there are {}; raise --memory", what, wraps ? ~u32{0} : base + size,
-                                format_size(ram_bytes_)));
+  if (wraps || base + size > maximum_ram)
+    throw UserError(fmt::format("{}: starts at {:#x} and reaches beyond the {} that a guest can have; link it lower", what, base,
+                                format_size(maximum_ram)));
+  if (base + size > ram_bytes_)
+    throw UserError(
+        fmt::format("{}: needs memory up to {:#x}, but there are {}; raise --memory", what, base + size, format_size(ram_bytes_)));
   const auto next = std::find_if(taken_.begin(), taken_.end(), [&](const Taken& t) { return t.end > base; });
   if (next != taken_.end() && next->base < base + size)
     throw UserError(fmt::format("{}: would lie at {:#x}..{:#x}, over {}; link it elsewhere (from 1 MiB up is free)", what, base,
@@ -52,6 +55,15 @@ std::vector<MemoryRange> Placement::gaps(u64 from, u64 to) const {
   return out;
 }
 
+// More memory lies above all that there is: it helps where the search went that far.
+void Placement::no_place(u64 size, u64 to, const std::string& what) const {
+  if (to >= ram_bytes_)
+    throw UserError(fmt::format("{}: its {} do not fit into the guest's {} beside the rest; raise --memory", what, format_size(size),
+                                format_size(ram_bytes_)));
+  throw UserError(fmt::format("{}: its {} do not fit below {:#x} beside the kernel; make one of them smaller, or link the kernel elsewhere",
+                              what, format_size(size), to));
+}
+
 u32 Placement::take_low(u64 size, u64 from, u64 to, u64 align, const std::string& what) {
   for (const MemoryRange& gap : gaps(from, to)) {
     const u64 base = (gap.base + align - 1) & ~(align - 1);
@@ -60,8 +72,7 @@ u32 Placement::take_low(u64 size, u64 from, u64 to, u64 align, const std::string
       return static_cast<u32>(base);
     }
   }
-  throw UserError(fmt::format("{}: its {} do not fit into the guest's {} beside the rest; raise --memory", what, format_size(size),
-                              format_size(ram_bytes_)));
+  no_place(size, to, what);
 }
 
 u32 Placement::take_high(u64 size, u64 from, u64 to, u64 align, const std::string& what) {
@@ -74,8 +85,7 @@ u32 Placement::take_high(u64 size, u64 from, u64 to, u64 align, const std::strin
       return static_cast<u32>(base);
     }
   }
-  throw UserError(fmt::format("{}: its {} do not fit into the guest's {} beside the rest; raise --memory", what, format_size(size),
-                              format_size(ram_bytes_)));
+  no_place(size, to, what);
 }
 
 }  // namespace ring3

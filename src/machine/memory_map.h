@@ -56,6 +56,8 @@ class Placement {
     u64 end;
     std::string what;
   };
+  // Throws what says why [.., to) has no place for `what`.
+  [[noreturn]] void no_place(u64 size, u64 to, const std::string& what) const;
   // Free gaps inside [from, to), ascending.
   [[nodiscard]] std::vector<MemoryRange> gaps(u64 from, u64 to) const;
 

@@ -96,6 +96,8 @@ SetupHeader parse(const LoadContext& c) {
     h.needed_base = h.load_address;
     const u64 runtime_start = std::max(k[offset::relocatable_kernel] != 0 ? rounded : 0, preferred);
     const u64 runtime_end = runtime_start <= (u64{1} << 32) ? runtime_start + init : ~u64{0};
+    if (runtime_end > maximum_ram)
+      fail(c, fmt::format("needs memory beyond the {} that a guest can have; link it lower", format_size(maximum_ram)));
     if (runtime_end > c.ram.size())
       fail(c, fmt::format("needs memory up to {:#x}, but the guest has {}; raise --memory", runtime_end, format_size(c.ram.size())));
     h.needed_size = std::max(h.kernel_bytes, runtime_end - std::min(runtime_end, h.needed_base));

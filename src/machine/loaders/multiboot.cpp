@@ -62,16 +62,19 @@ LoadedImage load_by_addresses(const LoadContext& c, u32 at) {
   return {entry, load_addr + memory};
 }
 
-// Places a zero-terminated string in low memory.
+// A place for boot information, which may lie anywhere (3.3): below 640 KiB while there is room.
+u32 take_anywhere(const LoadContext& c, u64 size, const std::string& what) { return c.placement.take_low(size, 0, c.ram.size(), 16, what); }
+
+// Places a zero-terminated string.
 u32 put_string(const LoadContext& c, const std::string& text, const std::string& what) {
-  const u32 at = c.placement.take_low(text.size() + 1, 0, low_memory::ebda, 16, what);
+  const u32 at = take_anywhere(c, text.size() + 1, what);
   std::memcpy(c.ram.at(PhysAddr{at}), text.c_str(), text.size() + 1);
   return at;
 }
 
 // Modules go above the kernel, page-aligned (3.1.2 bit 0, 3.3).
 u32 put_modules(const LoadContext& c, u64 kernel_end) {
-  const u32 list = c.placement.take_low(c.options.modules.size() * 16, 0, low_memory::ebda, 16, "list of modules (--module)");
+  const u32 list = take_anywhere(c, c.options.modules.size() * 16, "list of modules (--module)");
   u8* entry = c.ram.at(PhysAddr{list});
   for (const ModuleOption& module : c.options.modules) {
     const std::string what = "module " + in_quotes(module.path);
@@ -111,7 +114,7 @@ EntryState load_multiboot(const LoadContext& c, u32 header_offset) {
   if (!c.ram.contains(PhysAddr{image.entry}, 1))
     fail(c, fmt::format("its entry point {:#x} lies outside memory; link it again or raise --memory", image.entry));
 
-  const u32 mbi = c.placement.take_low(info::size, 0, low_memory::ebda, 16, "boot information");
+  const u32 mbi = take_anywhere(c, info::size, "boot information");
   u8* out = c.ram.at(PhysAddr{mbi});
   std::memset(out, 0, info::size);
   u32 present = info::has_memory | info::has_cmdline | info::has_mmap | info::has_loader_name;
@@ -127,7 +130,7 @@ EntryState load_multiboot(const LoadContext& c, u32 header_offset) {
 
   const std::vector<MemoryRange> map = memory_map(c.ram.size());
   const u32 entry_bytes = 24;  // the `size` field does not count itself
-  const u32 mmap = c.placement.take_low(map.size() * entry_bytes, 0, low_memory::ebda, 16, "memory map");
+  const u32 mmap = take_anywhere(c, map.size() * entry_bytes, "memory map");
   u8* entry = c.ram.at(PhysAddr{mmap});
   for (const MemoryRange& range : map) {
     put<u32>(entry, entry_bytes - 4);

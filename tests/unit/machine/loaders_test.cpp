@@ -194,6 +194,26 @@ TEST_F(Loaders, MultibootInformation) {
   EXPECT_EQ(usable_above, 63 * MiB);
 }
 
+// A kernel that fills the memory below 640 KiB: what the loader makes goes above 1 MiB.
+TEST_F(Loaders, MultibootInformationFindsAnotherPlace) {
+  constexpr u32 load = low_memory::first_free;
+  std::vector<u8> image = multiboot(0);
+  put<u32>(image.data() + 12, load);
+  put<u32>(image.data() + 16, load);
+  put<u32>(image.data() + 20, load + 64);
+  put<u32>(image.data() + 24, low_memory::ebda);
+  put<u32>(image.data() + 28, load + 32);
+  BootOptions options;
+  options.kernel = file(image);
+  options.append = "filled";
+  const EntryState entry = load_guest(ram, options);
+  EXPECT_EQ(entry.eip, load + 32);
+  EXPECT_GE(entry.ebx, low_memory::extended);
+  EXPECT_EQ(dword(entry.ebx) & 0x247u, 0x245u);  // memory, command line, memory map, loader name
+  EXPECT_GE(dword(entry.ebx + 16), low_memory::extended);
+  EXPECT_EQ(text(dword(entry.ebx + 16)), options.append);
+}
+
 TEST_F(Loaders, MultibootHeaderMustLieInTheFirst8KiB) {
   std::vector<u8> late(16384);
   const std::vector<u8> header = multiboot(0);

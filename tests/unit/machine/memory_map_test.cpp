@@ -3,6 +3,7 @@
 #include "base/error.h"
 
 #include <gtest/gtest.h>
+#include <string_view>
 
 namespace ring3 {
 namespace {
@@ -58,6 +59,29 @@ TEST(Placement, SaysWhenThereIsNoPlace) {
   EXPECT_THROW(static_cast<void>(p.take_high(1, 3 * MiB, MiB, 4096, "reversed range")), UserError);
   // The last gap is large enough only before alignment.
   EXPECT_THROW(static_cast<void>(p.take_low(MiB, 2 * MiB + 4096, 3 * MiB + 4096, MiB * 2, "aligned")), UserError);
+}
+
+// The advice must help: more memory lies above all that there is.
+TEST(Placement, AdvisesMoreMemoryOnlyWhereItHelps) {
+  const auto advises_more = [](auto&& action) {
+    try {
+      action();
+    } catch (const UserError& error) {
+      return std::string_view(error.what()).find("raise --memory") != std::string_view::npos;
+    }
+    ADD_FAILURE() << "nothing is wrong";
+    return false;
+  };
+  Placement p(16 * MiB);
+  p.claim(0x1000, 0x9FC00 - 0x1000, "a kernel in low memory");
+  EXPECT_FALSE(advises_more([&] { static_cast<void>(p.take_low(1, 0, 0x9FC00, 1, "x")); }));
+  EXPECT_FALSE(advises_more([&] { static_cast<void>(p.take_high(15 * MiB, MiB, 15 * MiB, 1, "x")); }));
+  EXPECT_TRUE(advises_more([&] { static_cast<void>(p.take_low(16 * MiB, 0, 16 * MiB, 1, "x")); }));
+  EXPECT_TRUE(advises_more([&] { static_cast<void>(p.take_high(16 * MiB, 0, 16 * MiB, 1, "x")); }));
+  EXPECT_TRUE(advises_more([&] { p.claim(15 * MiB, 2 * MiB, "x"); }));
+  EXPECT_TRUE(advises_more([&] { p.claim(maximum_ram - MiB, MiB, "x"); }));
+  EXPECT_FALSE(advises_more([&] { p.claim(maximum_ram - MiB, MiB + 1, "x"); }));
+  EXPECT_FALSE(advises_more([&] { p.claim(0xFFFF'F000, 0x2000, "x"); }));
 }
 
 }  // namespace
