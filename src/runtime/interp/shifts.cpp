@@ -17,6 +17,26 @@ Flow shift(Vcpu& v, const Insn& insn) {
   });
 }
 
+// OF after a rotation by more than 1 is undefined (SDM vol. 2, RCL/RCR/ROL/ROR). Intel's CPUs compute it, except that ROL and ROR of a
+// register by an immediate leave it alone; others always compute it. Emitted code is the guest's own instruction, so this host decides.
+bool measure_immediate_keeps_overflow() {
+  u8 overflow = 0;
+  u32 value = 0;  // every rule that looks at the result clears OF
+  asm("movb $127, %%al\n\taddb $1, %%al\n\trorl $7, %[v]\n\tseto %%al" : "=&a"(overflow), [v] "+r"(value) : : "cc");
+  return overflow != 0;
+}
+
+template <typename Op>
+Flow rotate(Vcpu& v, const Insn& insn) {
+  static const bool immediate_keeps_overflow = measure_immediate_keeps_overflow();
+  const u32 before = v.s.eflags;
+  const Flow flow = shift<Op>(v, insn);
+  if (immediate_keeps_overflow && flow == Flow::next && insn.operand[0].kind == OperandKind::reg && insn.imm_size != 0 &&
+      (insn.imm & 31) > 1)
+    v.s.eflags = (v.s.eflags & ~flag::of) | (before & flag::of);
+  return flow;
+}
+
 template <typename Op>
 Flow double_shift(Vcpu& v, const Insn& insn) {
   const u8 count = insn.operand[2].kind == OperandKind::reg ? v.reg8(ecx) : static_cast<u8>(insn.imm);
@@ -30,8 +50,8 @@ Flow double_shift(Vcpu& v, const Insn& insn) {
 }  // namespace
 
 void add_shifts(HandlerTable& t) {
-  t.set(Row::rol, shift<host::Rol>);
-  t.set(Row::ror, shift<host::Ror>);
+  t.set(Row::rol, rotate<host::Rol>);
+  t.set(Row::ror, rotate<host::Ror>);
   t.set(Row::rcl, shift<host::Rcl>);
   t.set(Row::rcr, shift<host::Rcr>);
   t.set(Row::shl, shift<host::Shl>);

@@ -176,6 +176,49 @@ TEST_F(InterpArithmetic, ShortRotatesThroughCarryWrapAtTheirWidth) {
   EXPECT_EQ(cpu.gpr[eax], 0x8001u);
 }
 
+// Undefined for counts above 1 (SDM vol. 2), but both engines must agree, and one of them is this host's CPU.
+TEST_F(InterpArithmetic, OverflowAfterRotatesIsTheHosts) {
+  const auto overflow = [](u64 rflags) { return static_cast<u32>(rflags) & of; };
+  for (const u32 value : {0u, 1u, 0x80000001u, 0x12345678u, 0xDEADBEEFu, 0xFFFFFFFFu}) {
+    for (const u32 flags_in : {0u, of}) {
+      u64 by_immediate = flags_in;
+      u64 by_cl = flags_in;
+      u32 a = value;
+      u32 b = value;
+      static u32 c;  // not on the stack, which PUSHF moves
+      c = value;
+      asm("push %[f]\n\tpopf\n\troll $7, %[a]\n\tpushf\n\tpop %[f]" : [f] "+r"(by_immediate), [a] "+r"(a) : : "cc", "memory");
+      asm("push %[f]\n\tpopf\n\troll %%cl, %[a]\n\tpushf\n\tpop %[f]" : [f] "+r"(by_cl), [a] "+r"(b) : "c"(7) : "cc", "memory");
+      cpu.gpr[eax] = value;
+      set_status(flags_in);
+      ASSERT_EQ(run({0xC1, 0xC0, 7}), Flow::next);
+      EXPECT_EQ(cpu.gpr[eax], a);
+      EXPECT_EQ(status() & of, overflow(by_immediate)) << std::hex << value << " immediate, OF was " << flags_in;
+
+      u64 in_memory = flags_in;
+      asm("push %[f]\n\tpopf\n\troll $7, %[a]\n\tpushf\n\tpop %[f]" : [f] "+r"(in_memory), [a] "+m"(c) : : "cc", "memory");
+      put(data_at, value);
+      cpu.gpr[ebx] = data_at;
+      set_status(flags_in);
+      ASSERT_EQ(run({0xC1, 0x03, 7}), Flow::next);
+      EXPECT_EQ(status() & of, overflow(in_memory)) << std::hex << value << " memory, OF was " << flags_in;
+
+      cpu.gpr[eax] = value;
+      cpu.gpr[ecx] = 7;
+      set_status(flags_in);
+      ASSERT_EQ(run({0xD3, 0xC0}), Flow::next);
+      EXPECT_EQ(cpu.gpr[eax], b);
+      EXPECT_EQ(status() & of, overflow(by_cl)) << std::hex << value << " CL, OF was " << flags_in;
+    }
+  }
+  cpu.gpr[eax] = 0x40000000;
+  set_status(0);
+  ASSERT_EQ(run({0xC1, 0xC0, 1}), Flow::next);
+  EXPECT_EQ(status() & of, of) << "by 1 it is defined, whatever the encoding";
+  ASSERT_EQ(run({0xC1, 0xC8, 33}), Flow::next);
+  EXPECT_EQ(status() & of, of) << "counts are masked";
+}
+
 TEST_F(InterpArithmetic, DoubleShift) {
   cpu.gpr[eax] = 0x80000001;
   cpu.gpr[edx] = 0xF0000000;
