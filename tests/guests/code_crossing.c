@@ -8,6 +8,7 @@
 //   mended and continued: ok
 //   jumps at the border: ok
 //   instruction lengths: ok
+//   not accessed before it executes: ok
 // end
 #include "lib/guest.h"
 
@@ -176,6 +177,24 @@ static void lengths(void) {
   check("eax", trap.cpu.eax, 1);
 }
 
+// mov eax, [0], which faults; then an instruction that reaches into the second page. The second page's code was not used.
+static void not_accessed(void) {
+  static const u8 faulting[] = {0xA1, 0, 0, 0, 0x60};
+  for (u32 before = 1; before < long_length; before++) {
+    place(before);
+    memcpy((void*)(first_page + page_bytes - before - sizeof(faulting)), faulting, sizeof(faulting));
+    set_second(second_page | open_page);
+    struct Cpu cpu = user_cpu((const void*)(border - before - sizeof(faulting)));
+    run_cpu(&cpu);
+    check_page_fault("data", 4, 0x60000000, (const void*)(border - before - sizeof(faulting)));
+    check("pte", (u32)get_pte(&space, border) & p_accessed, 0);
+    cpu.eip = border - before;
+    run_cpu(&cpu);
+    check_done("behind it");
+    check("pte", (u32)get_pte(&space, border) & p_accessed, p_accessed);
+  }
+}
+
 void guest_main(void) {
   descriptors_init();
   first_page = new_page();
@@ -201,4 +220,6 @@ void guest_main(void) {
   jumps();
   group("instruction lengths");
   lengths();
+  group("not accessed before it executes");
+  not_accessed();
 }

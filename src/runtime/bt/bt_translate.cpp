@@ -66,7 +66,10 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   const auto visible = [&](u64 count) { return static_cast<std::size_t>(std::min(count, within)); };
   build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, guest_);
   PhysAddr second;
-  if (guest_.truncated && within > in_page && in_page - guest_.length < longest_insn && second_page(key.linear, second)) {
+  // An instruction across the border begins a block: the walk for its second half marks that page accessed, which it must not be before
+  // the instruction executes.
+  const bool crosses = guest_.truncated && guest_.insns.empty() && in_page < longest_insn;
+  if (crosses && within > in_page && second_page(key.linear, second)) {
     std::vector<u8> joined(bytes, bytes + in_page);
     const u8* rest = v_.mem.ram().at(second);
     joined.insert(joined.end(), rest, rest + longest_insn);
