@@ -38,7 +38,22 @@ class Cpu(support.Case):
             models = {line.split()[0]: line for line in lines[1:] if not line.startswith(" ")}
             self.assertEqual(list(models), [*MODELS, "core"])
             self.assertIn("4/3/5", models["486"])
-            self.assertTrue(models["486"].endswith(" fpu"))
+            # Flags, with the lines that go on.
+            flags, name = {}, None
+            for line in lines[1:]:
+                if not line.startswith(" "):
+                    name = line.split()[0]
+                flags[name] = flags.get(name, []) + (line[57:] if name in flags else line.split("/")[2][1:]).split()
+            flags = {name: [flag for flag in found if not flag.isdigit()] for name, found in flags.items()}
+            pentium = ["fpu", "de", "pse", "tsc", "msr", "cx8"]
+            p6 = ["fpu", "de", "pse", "tsc", "msr", "pae", "cx8", "sep", "pge", "cmov", "pat"]
+            self.assertEqual(flags["486"], ["fpu"])
+            self.assertEqual(flags["pentium"], pentium)
+            self.assertEqual(flags["pentium2"], [*p6, "pse36", "mmx", "fxsr"])
+            self.assertEqual(flags["pentium3"], [*p6, "pse36", "mmx", "fxsr", "sse"])
+            self.assertEqual(flags["core"][:len(p6)], p6)
+            self.assertIn("nx", flags["core"])
+            self.assertEqual(flags["core"][-2:], ["ibrs", "arch_capabilities"])
 
     def test_unknown(self):
         for name in ("586", "", "LIST"):

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <initializer_list>
+#include <string>
 
 namespace ring3 {
 namespace {
@@ -128,6 +129,63 @@ TEST(CpuModelTest, ControlBitsModelSpecificRegistersAndPaging) {
     EXPECT_EQ(paging.pat, model.has_pat());
     EXPECT_EQ(paging.pse36, (model.cpuid(1, 0, 0).edx >> 17 & 1) != 0);
   }
+}
+
+// Every register of every leaf of the default model (SDM vol. 2, CPUID): what is reserved is 0, what describes the same thing agrees.
+TEST(CpuModelTest, LeavesOfTheDefaultModelInFull) {
+  const CpuModel model = CpuModel::make(~0u, ~0u, ~0u, ~0u, 2'000'300);
+  const auto leaf = [&](u32 number, u32 subleaf = 0) { return model.cpuid(number, subleaf, 0); };
+  const auto expect = [&](u32 number, const CpuidResult& want) {
+    const CpuidResult got = leaf(number);
+    EXPECT_EQ(got.eax, want.eax) << std::hex << number;
+    EXPECT_EQ(got.ebx, want.ebx) << std::hex << number;
+    EXPECT_EQ(got.ecx, want.ecx) << std::hex << number;
+    EXPECT_EQ(got.edx, want.edx) << std::hex << number;
+  };
+  expect(0, {0x16, 0x756E6547, 0x6C65746E, 0x49656E69});
+  EXPECT_EQ(leaf(1).ebx, 0x00000800u) << "no brand index, lines of 8 quadwords, APIC 0";
+  expect(2, {0xB003FF01, 0, 0, 0});
+  for (const u32 unused : {3u, 5u, 6u, 8u, 0xAu, 0xDu, 0x14u, 0x80000005u}) expect(unused, {});
+  EXPECT_EQ(leaf(7).eax, 0u) << "no further subleaf";
+  EXPECT_EQ(leaf(7).ecx, 0u);
+  EXPECT_EQ(leaf(7).edx, 1u << 26 | 1u << 29) << "IBRS and IBPB; IA32_ARCH_CAPABILITIES";
+  expect(0x15, {1, 1, 2'000'300'000, 0});
+  expect(0x16, {2000, 2000, 100, 0});
+  expect(0x80000000, {0x80000008, 0, 0, 0});
+  EXPECT_EQ(leaf(0x80000001).eax, 0u);
+  EXPECT_EQ(leaf(0x80000001).ebx, 0u);
+  EXPECT_EQ(leaf(0x80000001).ecx, 0u);
+  expect(0x80000007, {0, 0, 0, 0x100});
+  expect(0x80000008, {36 | 32 << 8, 0, 0, 0});
+
+  std::string brand;
+  for (const u32 number : {0x80000002u, 0x80000003u, 0x80000004u}) {
+    const CpuidResult r = leaf(number);
+    for (const u32 word : {r.eax, r.ebx, r.ecx, r.edx}) {
+      for (unsigned shift = 0; shift < 32; shift += 8) brand += static_cast<char>(word >> shift);
+    }
+  }
+  EXPECT_EQ(brand, std::string("ring3 virtual CPU") + std::string(48 - 17, '\0'));
+
+  struct Cache {
+    u32 type, level, bytes;
+  };
+  constexpr std::array caches{Cache{1, 1, 32 << 10}, Cache{2, 1, 32 << 10}, Cache{3, 2, 1 << 20}};
+  for (u32 i = 0; i < caches.size(); ++i) {
+    const CpuidResult r = leaf(4, i);
+    EXPECT_EQ(r.eax, caches.at(i).type | caches.at(i).level << 5 | 1u << 8) << "self-initializing, one core, one thread";
+    const u32 line = (r.ebx & 0xFFF) + 1;
+    const u32 partitions = (r.ebx >> 12 & 0x3FF) + 1;
+    const u32 ways = (r.ebx >> 22) + 1;
+    EXPECT_EQ(line, 64u);
+    EXPECT_EQ(ways * partitions * line * (r.ecx + 1), caches.at(i).bytes);
+    EXPECT_EQ(r.edx, 0u);
+  }
+  EXPECT_EQ(leaf(4, 3).eax, 0u) << "no more caches";
+  const CpuidResult second_level = leaf(0x80000006);
+  EXPECT_EQ(second_level.ecx, 1024u << 16 | 8u << 12 | 64u) << "1 MiB, 16 ways (code 8), 64-byte lines";
+  EXPECT_EQ((leaf(4, 2).ebx >> 22) + 1, 16u);
+  EXPECT_EQ(second_level.eax | second_level.ebx | second_level.edx, 0u);
 }
 
 }  // namespace
