@@ -12,6 +12,7 @@
 // qemu: deviates in "room" (it checks no limits)
 // qemu: deviates in "limits of code" (as above)
 //
+// timeout: 150
 // expect:
 //   gates, software interrupts: ok
 //   gates, exceptions: ok
@@ -385,6 +386,13 @@ static void code_limits(void) {
       gdt[stack_slot / 8] = descriptor((u32)ring_stacks, 0xFFF, 0xB2, 4);
       refused("no room and EIP outside", &start, v_stack, stack_slot + ext_of(e));
       tss_stacks_init();
+    }
+    if (!e->has_error) {
+      // The limit at the handler's first byte: it is entered, and cannot go on.
+      gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset, (u8)(0x98 | level << 5), 4);
+      run_cpu(&start);
+      check_trap("EIP at the limit", v_protection, 0, (void*)pad_offset);
+      check("CS of the handler", trap.cpu.cs, slot | level);
     }
     gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset + 3, (u8)(0x98 | level << 5), 4);
     lands(e, &start, type, slot | level, level < 3);

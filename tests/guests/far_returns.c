@@ -10,6 +10,7 @@
 // qemu: deviates in "accessed bits" (far transfers do not set them)
 // qemu: deviates in "pages" (the stack is read with the rights of ring 0)
 //
+// timeout: 150
 // expect:
 //   code segments: ok
 //   code selectors: ok
@@ -344,6 +345,11 @@ static void code_limits(void) {
       gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset + 3, 0xF8, 4);
       struct Cpu end = end_of(op, &start, slot | 3, stack_slot | 3);
       landed("EIP inside", &start, &end);
+      if (cpl == 0) make_frame(op, start.esp, slot | 3, pad_offset, stack_slot | 3, outer_esp(op, 3));
+      gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset, 0xF8, 4);
+      run_cpu(&start);
+      check_trap("EIP at the limit", v_protection, 0, (void*)pad_offset);
+      check("CS of the return", trap.cpu.cs, slot | 3);
     }
   }
 }

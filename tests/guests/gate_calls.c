@@ -4,10 +4,11 @@
 //
 // qemu: deviates in "TSS as target" (it takes one in the LDT)
 // qemu: deviates in "accessed bits" (far transfers do not set them)
-// qemu: deviates in "limits of pointers" (it checks no limits, and lets the selector of a 16-bit address cross 64 KiB)
+// qemu: deviates in "limits of pointers and targets" (it checks no limits, and lets the selector of a 16-bit address cross 64 KiB)
 // qemu: deviates in "JMP through gates" (absent code is #GP, not #NP)
 // qemu: deviates in "conforming targets" (as above, and a CALL through a gate sets CPL to the DPL of conforming code)
 //
+// timeout: 150
 // expect:
 //   direct: ok
 //   TSS as target: ok
@@ -19,7 +20,7 @@
 //   conforming targets: ok
 //   selectors in gates: ok
 //   immediate operands: ok
-//   limits of pointers: ok
+//   limits of pointers and targets: ok
 //   accessed bits: ok
 // end
 #include "lib/transfer.h"
@@ -294,7 +295,7 @@ static void operand_forms(void) {
   }
   gdt[base_slot / 8] = descriptor((u32)pad - pad_offset, 0xFFFFF, 0x9F, 0xC);
 
-  group("limits of pointers");
+  group("limits of pointers and targets");
   // A pointer at the end of its segment: limit, and no register changed. The selector of a 16-bit address wraps to offset 0.
   static u8 data[0x10010];
   gdt[other_slot / 8] = descriptor((u32)data, 0xFFFF, 0xF3, 4);
@@ -324,6 +325,16 @@ static void operand_forms(void) {
     landed("pointer up to the limit", &start, &end);
     start.ds = 0;
     refused("pointer in a NULL segment", &start, v_protection, 0);
+  }
+  // JMP and the limit of its target.
+  for (u32 cpl = 0; cpl < 4; cpl++) {
+    start = start_far(op_jmp, cpl, slot | cpl, pad_offset);
+    gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset - 1, (u8)(0x98 | cpl << 5), 4);
+    refused("JMP past the limit", &start, v_protection, 0);
+    gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset, (u8)(0x98 | cpl << 5), 4);
+    run_cpu(&start);
+    check_trap("JMP to the limit", v_protection, 0, (void*)pad_offset);
+    check("CS of the jump", trap.cpu.cs, slot | cpl);
   }
   start = start_in(3, call_es);
   start.es = 0;

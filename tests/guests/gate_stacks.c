@@ -255,6 +255,10 @@ static void code_limits(void) {
     gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset - 1, 0xF8, 4);
     write32(start.esp - 8, 0xEEEEEEEE);
     refused("code of this ring ends before the gate's offset", &start, v_protection, 0);
+    gdt[slot / 8] = descriptor((u32)pad - pad_offset, pad_offset, 0xF8, 4);
+    run_cpu(&start);
+    check_trap("EIP at the limit", v_protection, 0, (void*)pad_offset);
+    check("CS of the call", trap.cpu.cs, slot | 3);
     end = start;
     end.cs = slot | 3;
     end.eip = pad_offset;
