@@ -184,6 +184,7 @@ static void selectors(const struct Event* e) {
   ldt[7] = 0;
   for (u32 cpl = 0; cpl < 4; cpl++) {
     struct Cpu start = start_event(e, cpl);
+    gdt[0] = descriptor((u32)pad - pad_offset, 0xFFFFF, (u8)(0x9B | cpl << 5), 0xC);  // NULL does not lead there
     for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
       idt[e->vector] = gate(bad[i].selector, pad_offset, 0xEE);
       refused("no handler", &start, v_protection, bad[i].error + ext);
@@ -198,6 +199,7 @@ static void selectors(const struct Event* e) {
   struct Cpu start = start_event(e, 3);
   gdt[slot / 8] = descriptor((u32)pad - pad_offset, 0xFFFFF, 0xBB, 0xC);
   idt[e->vector] = gate(slot, pad_offset, 0xEE);
+  gdt[0] = descriptor(0, 0xFFFFF, 0xB3, 0xC);
   for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
     tss.ss1 = bad[i].selector;
     refused("no stack", &start, v_tss, bad[i].error + ext);

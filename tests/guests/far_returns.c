@@ -156,6 +156,7 @@ static void code_selectors(void) {
   ldt[7] = 0;
   ldt[2] = descriptor((u32)pad - pad_offset, 0xFFFFF, 0xFB, 0xC);
   gdt[stack_slot / 8] = stack_segment(op_retf, 0xF3);
+  gdt[0] = descriptor((u32)pad - pad_offset, 0xFFFFF, 0xFB, 0xC);  // NULL does not lead there
   for (u32 op = 0; op < operations; op++) {
     for (u32 i = 0; i < ARRAY_SIZE(outside); i++) {
       for (u32 cpl = 0; cpl < 4; cpl += 3) {
@@ -200,6 +201,7 @@ static void stack_segments(void) {
 
 static void stack_selectors(void) {
   group("stack selectors");
+  gdt[0] = descriptor(0, 0xFFFFF, 0xF3, 0xC);  // NULL does not lead there
   gdt[slot / 8] = descriptor((u32)pad - pad_offset, 0xFFFFF, 0xFB, 0xC);
   for (u32 op = 0; op < operations; op++) {
     for (u32 i = 0; i < ARRAY_SIZE(outside); i++) {

@@ -110,6 +110,7 @@ static void stack_selectors(void) {
   for (u32 level = 1; level <= 2; level++) {
     struct Cpu start = start_call(3), end = gate_to(&start, level, 1, 0);
     ldt[7] = 0;
+    gdt[0] = descriptor(0, 0xFFFFF, (u8)(0x93 | level << 5), 0xC);  // NULL does not lead there
     for (u32 i = 0; i < ARRAY_SIZE(bad); i++) {
       set_ss(level, bad[i].selector);
       refused("no stack", &start, v_tss, bad[i].error);
@@ -182,6 +183,7 @@ static void room(void) {
         {"expand-down: down to the limit", 0xB6, 4, 0x7FF, 0x800 + frame, true},
         {"expand-down: a byte short", 0xB6, 4, 0x7FF, 0x800 + frame - 1, false},
         {"expand-down of 64 KiB: from its end", 0xB6, 0, 0x7FF, 0x10000, true},
+        {"expand-down of 64 KiB: an item across its end", 0xB6, 0, 0x7FF, top - 1, false},
         {"16-bit: up to offset 0", 0xB2, 0, 0xFFFF, frame, true},
         {"16-bit: round the end", 0xB2, 0, 0xFFFF, top, true},
         {"16-bit: an item would lie on both ends", 0xB2, 0, 0xFFFF, top - 1, false},

@@ -1,12 +1,15 @@
 // Which flags IRET loads, by CPL, IOPL and operand size, within a ring and to outer ones; a single step after it; and IRET with NT, whose
 // checks of the TSS that it would return to are done before anything else (SDM vol. 2, IRET/IRETD; vol. 3, table 7-1).
 //
+// qemu: deviates in "no back link" (it reads past the limit, and takes entry 0 of the GDT)
+//
 // expect:
 //   within the ring: ok
 //   to outer rings: ok
 //   VIF and VIP: ok
 //   single step: ok
 //   nested tasks: ok
+//   no back link: ok
 // end
 #include "lib/transfer.h"
 
@@ -148,6 +151,25 @@ static void nested_tasks(void) {
   }
 }
 
+// A TSS that ends before its back link. Only ring 0 can tell: the others need its stack for the fault.
+static void no_back_link(void) {
+  group("no back link");
+  struct Cpu start = start_in(0, iret_);
+  start.eflags |= f_nt;
+  tss.back_link = slot;
+  gdt[slot / 8] = descriptor((u32)&tss, 0x66, 0x8B, 0);
+  for (u32 limit = 0; limit < 2; limit++) {
+    gdt[other_slot / 8] = descriptor((u32)&tss, limit, 0x89, 0);
+    __asm__ volatile("ltr %w0" ::"r"((u32)other_slot));
+    refused("the TSS is too short", &start, v_tss, limit == 0 ? other_slot : slot);
+  }
+  gdt[0] = descriptor((u32)&tss, 0x67, 0x8B, 0);
+  tss.back_link = 3;
+  refused("NULL", &start, v_tss, 0);
+  gdt[tss_selector / 8] &= ~(2ull << 40);
+  __asm__ volatile("ltr %w0" ::"r"((u32)tss_selector));
+}
+
 void guest_main(void) {
   transfer_init();
   flags(false);
@@ -155,4 +177,5 @@ void guest_main(void) {
   virtual_flags();
   single_step();
   nested_tasks();
+  no_back_link();
 }
