@@ -74,7 +74,7 @@ class Docs(unittest.TestCase):
 
     def test_proofs_of_rows(self):
         """A guest test that stands for a row has the instruction in it."""
-        written = {"call_far": "lcall", "jmp_far": "ljmp", "ret_far": "retf", "int_": "int", "int1": "icebp|0xF1", "ud0": "0xFF", "ud1": "0xB9"}
+        written = {"call_far": "lcall", "jmp_far": "ljmp", "ret_far": "retf", "int_": "int", "int1": "icebp|0xF1", "iret": "iretw?d?", "ud0": "0xFF", "ud1": "0xB9"}
         for line in (ROOT / "tests/isa/proofs.txt").read_text().splitlines():
             rows, _, tests = line.partition(":")
             if not line or line.startswith("#"):

@@ -233,5 +233,17 @@ TEST_F(InterpString, PortPermissionBitmap) {
   EXPECT_EQ(run({0xEC}), Flow::next);
 }
 
+// The word at offset 102 must lie within the TSS, whatever it would say (SDM vol. 1, 19.5.2).
+TEST_F(InterpString, PortPermissionBitmapNeedsItsBaseAddress) {
+  user_mode(0);
+  const u32 tss = 0x50000;
+  std::memset(ram.at({tss}), 0, 0x100);  // the bitmap overlaps the TSS: every port is open
+  cpu.gpr[edx] = 0x80;
+  cpu.tr = {0x28, 0x008B, tss, 102};
+  expect_fault(run({0xEC}), Vector::general_protection);
+  cpu.tr.limit = 103;
+  EXPECT_EQ(run({0xEC}), Flow::next);
+}
+
 }  // namespace
 }  // namespace ring3::test
