@@ -4,6 +4,7 @@
 // qemu: deviates in "NULL" (accesses through a NULL selector are not checked)
 // qemu: deviates in "cached" (no limits are checked on data accesses)
 // qemu: deviates in "stack segment widths" (likewise)
+// qemu: deviates in "descriptor 0" (accesses through a NULL selector are not checked, LTR of one is taken)
 //
 // expect:
 //   NULL data segments: ok
@@ -16,6 +17,8 @@
 //   cached LDT: ok
 //   cached code segment: ok
 //   stack segment widths: ok
+//   POP SS and the width of the stack pointer: ok
+//   descriptor 0: ok
 // end
 #include "lib/guest.h"
 
@@ -351,6 +354,94 @@ static void stack_widths(void) {
   check("written", *(u16*)(area + 0xFFFE), 0x4321);
 }
 
+// POP SS moves ESP or SP by the B flag of the segment it popped from, in all 32 or 16 bits.
+SNIPPET(pop_to_wide, "mov ss, eax\n mov esp, edx\n pop ss\n mov ecx, esp\n mov ss, ebx\n mov esp, edi\n" DONE);
+
+static void popped_widths(void) {
+  static u8 area[0x20000] __attribute__((aligned(4096)));
+  gdt[slot / 8] = descriptor((u32)area, 0x1FFFF, 0xF3, 0x0);   // 16-bit
+  gdt[slot2 / 8] = descriptor((u32)area, 0x1FFFF, 0xF3, 0x4);  // 32-bit
+  *(u32*)(area + 0xFFFC) = slot2 | 3;
+  for (u32 wide = 0; wide < 2; wide++) {
+    for (u32 to = 0; to < 2; to++) {
+      struct Cpu cpu = user_cpu(pop_to_wide);
+      cpu.eax = (wide ? slot2 : slot) | 3;
+      *(u32*)(area + 0xFFFC) = (to ? slot2 : slot) | 3;
+      cpu.edx = (wide ? 0 : 0x77770000) | 0xFFFC;
+      cpu.ebx = user_data;
+      cpu.edi = cpu.esp;
+      run_cpu(&cpu);
+      check_done("pop ss");
+      check("stack pointer", trap.cpu.ecx, wide ? 0x10000 : 0x77770000);
+    }
+  }
+}
+
+SNIPPET(ask_null, "mov ecx, 0x5555\n mov edx, ecx\n lar ecx, ax\n setz bl\n lsl edx, ax\n setz bh\n verr ax\n setz ah\n" DONE);
+SNIPPET(do_ltr, "ltr ax\n" DONE);
+SNIPPET(do_lldt, "lldt ax\n" DONE);
+
+// The first descriptor of the GDT can hold anything: NULL selectors do not lead to it.
+static void descriptor_0(void) {
+  static u64 local[2];
+  for (u32 ring = 0; ring < 4; ring++) {
+    gdt[0] = descriptor(0, 0xFFFFF, (u8)(0x92 | ring << 5), 0xC);
+    for (u32 null = 0; null < 4; null++) {
+      struct Cpu cpu = ring_cpu(ring, load_ss);
+      cpu.eax = null;
+      run_cpu(&cpu);
+      check_trap("SS", v_protection, 0, load_ss);
+      cpu = ring_cpu(ring, load_fs);
+      cpu.eax = null;
+      run_cpu(&cpu);
+      check_done("FS");
+      check("FS", trap.cpu.fs, null);
+      cpu = ring_cpu(ring, use_fs);
+      cpu.fs = null;
+      cpu.esi = (u32)local;
+      run_cpu(&cpu);
+      check_trap("use", v_protection, 0, use_fs);
+      cpu = ring_cpu(ring, ask_null);
+      cpu.eax = null;
+      run_cpu(&cpu);
+      check_done("queries");
+      check("LAR, LSL: no", trap.cpu.ebx & 0xFFFF, 0);
+      check("VERR: no", trap.cpu.eax, null);
+      check("LAR, LSL: no result", trap.cpu.ecx + trap.cpu.edx, 0xAAAA);
+    }
+    check("not accessed", (u32)(gdt[0] >> 40) & 1, 0);
+  }
+  for (u32 null = 0; null < 4; null++) {
+    gdt[0] = descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0);
+    struct Cpu cpu = kernel_cpu(do_ltr);
+    cpu.eax = null;
+    run_cpu(&cpu);
+    check_trap("LTR", v_protection, 0, do_ltr);
+    check("not busy", (u32)(gdt[0] >> 40) & 15, 9);
+    gdt[tss_selector / 8] &= ~(2ull << 40);  // a machine that took it needs a task again
+    load_task(tss_selector);
+    gdt[0] = descriptor((u32)local, sizeof(local) - 1, 0x82, 0);
+    local[0] = local[1] = descriptor(0, 0xFFFFF, 0xF3, 0xC);
+    cpu = kernel_cpu(do_lldt);
+    cpu.eax = null;
+    run_cpu(&cpu);
+    check_done("LLDT");
+    check_load("no LDT", 0xF, false);
+  }
+  gdt[0] = 0;
+  // LDT and TSS descriptors count in the GDT only.
+  set_ldt((u32)local, sizeof(local) - 1, 0);
+  for (u32 i = 0; i < 2; i++) {
+    local[0] = local[1] = i ? descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0) : descriptor((u32)local, sizeof(local) - 1, 0x82, 0);
+    struct Cpu cpu = kernel_cpu(i ? do_ltr : do_lldt);
+    cpu.eax = 8 | 4;
+    run_cpu(&cpu);
+    check_trap("selector of the LDT", v_protection, 8 | 4, i ? do_ltr : do_lldt);
+    check("as before", (u32)(local[1] >> 40) & 15, i ? 9 : 2);
+  }
+  load_ldt(0);
+}
+
 void guest_main(void) {
   descriptors_init();
   __asm__ volatile("fninit");
@@ -374,5 +465,9 @@ void guest_main(void) {
   cached_code();
   group("stack segment widths");
   stack_widths();
+  group("POP SS and the width of the stack pointer");
+  popped_widths();
+  group("descriptor 0");
+  descriptor_0();
   finish();
 }

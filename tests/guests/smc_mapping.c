@@ -200,6 +200,9 @@ static void busy_flag(void) {
   }
 }
 
+// Calls code that lies across two pages by an indirect call, again and again; in between the second page is exchanged.
+SNIPPET(call_across, "1: call esi\n add ebp, ebx\n mov [edi], eax\n invlpg [edx]\n xor eax, [esp]\n dec ecx\n jnz 1b\n int 0x80\n");
+
 // An instruction across two pages, then a block that goes on in the second one: each page is exchanged alone.
 static void two_pages(void) {
   u32 first[2], second[2];
@@ -227,6 +230,36 @@ static void two_pages(void) {
       for (u32 i = 1; i < 5; i++) want |= (2 * i - 1 + (i < split ? a : b)) << (8 * i - 8);
       run_at(round & 8 ? 3 : 0, at, "across", want);
     }
+    // The same from a loop in ring 0; the code ends with RET.
+    for (u32 i = 0; i < 2; i++) {
+      u8 code[6] = {0xBB, (u8)(1 + i), 0, 0, 0, 0xC3};
+      if (split == 1) code[1] = (u8)(1 + i);
+      memcpy((void*)(first[0] + page_bytes - split), code, split);
+      memcpy((void*)second[i], code + split, sizeof(code) - split);
+      if (split > 1) ((u8*)second[i])[4 - split + (split == 5)] = (u8)(split == 5 ? 0xC3 : i);  // the highest byte, if it lies there
+    }
+    map(&space, window, first[0] | open);
+    map(&space, window + page_bytes, second[0] | open);
+    write_cr3(space.root);
+    struct Cpu cpu = kernel_cpu(call_across);
+    cpu.esi = at;
+    cpu.edx = window + page_bytes;
+    const u32 table = (u32)get_pde(&space, window + page_bytes) & 0xFFFFF000u, page = window + page_bytes;
+    cpu.edi = table + (space.pae ? (page >> 12 & 511) * 8 : (page >> 12 & 1023) * 4);
+    cpu.eax = second[1] | open;
+    cpu.esp -= 4;
+    *(u32*)cpu.esp = second[0] ^ second[1];
+    cpu.ecx = 40;
+    u32 want = 0;
+    for (u32 i = 0; i < 40; i++) {
+      const u8* tail = (const u8*)second[i & 1];
+      u8 value[4];
+      for (u32 n = 1; n < 5; n++) value[n - 1] = n < split ? ((const u8*)first[0])[page_bytes - split + n] : tail[n - split];
+      want += *(u32*)value;
+    }
+    run_cpu(&cpu);
+    check_done("called across");
+    check("called across", trap.cpu.ebp, want);
   }
 }
 

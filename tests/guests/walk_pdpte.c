@@ -260,6 +260,7 @@ static void base(void) {
   u8* page = (u8*)new_page();
   for (u32 at = 0; at < page_bytes; at += 992) {
     u32 place = (u32)page + (at & ~31u);
+    memset(page, 0xFF, page_bytes);  // only the right 32 bytes will do
     memcpy((void*)place, (void*)space.root, 32);
     for (u32 i = 0; i < 4; i++) ((u64*)place)[i] |= 0xE18;  // ignored ones
     for (u32 low = 0; low < 32; low += 31) {
