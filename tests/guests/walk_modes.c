@@ -123,7 +123,7 @@ static void invlpg_in_large_pages(void) {
     use_space(&space);
     const u32 size = large_bytes(&space), count = size / page_bytes;
     u32 state = 12345;
-    for (u32 round = 0; round < 60; round++) {
+    for (u32 round = 0; round < 30; round++) {
       u32 from = round & 1 ? large_b : large_a, value = round & 1 ? 2000 : 1000;
       map_large(&space, window, from | open);
       u32 random = next_random(&state);

@@ -110,7 +110,12 @@ _Noreturn void panic(const char* why) {
 }
 
 void* memset(void* to, int value, size_t size) {
+  // Megabytes are cleared with this, and lockstep pays for every block.
   u8* p = to;
+  const u32 four = (u8)value * 0x01010101u;
+  for (; size >= 32; size -= 32, p += 32) {
+    for (u32 i = 0; i < 32; i += 4) *(u32*)(p + i) = four;
+  }
   while (size--) *p++ = (u8)value;
   return to;
 }

@@ -58,7 +58,20 @@ struct Space new_space(bool pae) {
   } else {
     space.root = new_page();
   }
-  for (u32 address = 0; address < identity_end; address += page_bytes) map(&space, address, address | p_present | p_write | p_user);
+  // Table by table in tight loops: lockstep pays for every block.
+  const u32 per_table = pae ? 512 : 1024, open = p_present | p_write | p_user;
+  for (u32 address = 0; address < identity_end; address += per_table * page_bytes) {
+    u32 table = new_page();
+    set_pde(&space, address, table | open);
+    for (u32 i = 0, entry = address | open; i < per_table; i += 4, entry += 4 * page_bytes) {
+      for (u32 n = 0; n < 4; n++) {
+        if (pae)
+          ((u64*)table)[i + n] = entry + n * page_bytes;
+        else
+          ((u32*)table)[i + n] = entry + n * page_bytes;
+      }
+    }
+  }
   return space;
 }
 
