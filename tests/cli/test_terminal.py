@@ -9,7 +9,7 @@ import termios
 import time
 
 import support
-from support import DEBUG_EXIT, ECHO, EXIT_33, FOREVER, RING3, multiboot, say
+from support import DEBUG_EXIT, ECHO, EXIT_33, FOREVER, HALT, RING3, multiboot, out, say
 
 
 class Terminal(support.Case):
@@ -75,13 +75,29 @@ class Terminal(support.Case):
         self.assertEqual(run.wait(support.PATIENCE), 14)
 
     def test_restored_after_signals(self):
-        for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL]:
+        for number in [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGKILL, signal.SIGSEGV,
+                       signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS]:
             with self.subTest(signal=number):
                 run = self.start(say(b"up") + FOREVER)
                 self.expect(b"up")
                 self.assertNotEqual(termios.tcgetattr(self.slave), self.before)
                 run.send_signal(number)
                 self.assertEqual(run.wait(support.PATIENCE), -number)
+                self.restored()
+
+    def test_restored_after_every_ending(self):
+        endings = {
+            6: b"\x0f\x0b",  # ud2 without an IDT: triple fault
+            8: b"\xfa" + HALT,  # halted for good
+            10: b"\x0f\x20\xc0\x24\xfe\x0f\x22\xc0" + FOREVER,  # mov eax, cr0; and al, 0feh; mov cr0, eax: real mode is missing
+            124: FOREVER,
+            4: out(0x64, 0xFE) + FOREVER,  # reset
+        }
+        for status, code in endings.items():
+            with self.subTest(status=status):
+                run = self.start(say(b"up") + code, "--no-reboot", "--timeout", "2s")
+                self.expect(b"up")
+                self.assertEqual(run.wait(support.PATIENCE), status)
                 self.restored()
 
     def test_stop_and_continue(self):

@@ -65,7 +65,8 @@ class Docs(unittest.TestCase):
 
     def test_options(self):
         programs = ["src/cli/options.cpp", "scripts/boot-debian", "scripts/boot-guest", "scripts/test",
-                    "tests/hostcpu/main.cpp", "bench/compare", "tests/blessed/main.cpp", "scripts/mutate"]
+                    "tests/hostcpu/main.cpp", "bench/compare", "tests/blessed/main.cpp", "scripts/mutate", "tests/streams/run_streams",
+                    "tests/streams/stream_maker.cpp", "tests/hostile/run_hostile"]
         text = "\n".join((ROOT / program).read_text() for program in programs)
         others = {"--preset", "--test-dir", "--output-on-failure", "--gtest"}  # of cmake, ctest and Google Test
         for document, match in self.each(OPTION):

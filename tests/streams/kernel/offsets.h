@@ -1,0 +1,20 @@
+// Offsets in struct Current (main.c), for entry.S.
+#define HARNESS_DATA 0x10
+#define CUR_EAX 0
+#define CUR_ECX 4
+#define CUR_EDX 8
+#define CUR_EBX 12
+#define CUR_ESP 16
+#define CUR_EBP 20
+#define CUR_ESI 24
+#define CUR_EDI 28
+#define CUR_EIP 32
+#define CUR_EFLAGS 36
+#define CUR_CS 40
+#define CUR_SS 44
+#define CUR_DS 48
+#define CUR_ES 52
+#define CUR_FS 56
+#define CUR_GS 60
+#define CUR_VECTOR 64
+#define CUR_ERROR 68
