@@ -39,6 +39,8 @@ class Bus {
   [[nodiscard]] virtual bool stop_requested() const = 0;
   // FERR# of the FPU (IRQ 13 wiring, CR0.NE = 0).
   virtual void set_ferr(bool asserted) = 0;
+  // IGNNE# of the FPU: with CR0.NE = 0, x87 instructions go on although an exception is pending.
+  [[nodiscard]] virtual bool ignne() const { return false; }
 };
 
 }  // namespace ring3

@@ -21,6 +21,7 @@ inline constexpr u32 tsc_faults = 1u << 10;        // CR4.TSD and CPL > 0: RDTSC
 inline constexpr u32 alignment_checks = 1u << 11;  // CPL 3, CR0.AM and EFLAGS.AC: only the interpreter checks alignment
 inline constexpr u32 fs_gs_checked = 1u << 12;     // FS or GS is loaded and not plain data of 4 GiB: accesses through both are checked
 inline constexpr u32 expand_down = 1u << 13;       // a loaded data segment expands down: checks have a lower bound too
+inline constexpr u32 x87_unmasked = 1u << 14;  // an x87 exception is unmasked: only the interpreter knows the pointers of its FOP and FDP
 }  // namespace mode
 
 struct BlockKey {

@@ -13,7 +13,8 @@
 
 namespace ring3 {
 
-// FXSAVE64 image (SDM vol. 1, 10.5.1).
+// FXSAVE64 image (SDM vol. 1, 10.5.1). FIP follows every non-control x87 instruction; FOP and FDP move only with an unmasked exception, as
+// on CPUs without fopcode compatibility mode and with FDP_EXCPTN_ONLY (SDM vol. 1, 8.1.8 and 8.1.9.1).
 struct alignas(16) FxImage {
   u16 fcw = 0x37F;
   u16 fsw = 0;

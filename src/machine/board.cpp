@@ -57,7 +57,10 @@ struct Board::Devices {
         debug_port([&board](u8 byte) { board.debug_byte(byte); }),
         debug_exit([&board](u32 code) { board.request_stop(StopCause::debug_exit, code); }),
         ferr(pic.line(13)),
-        coprocessor([this] { ferr.set(false); }),
+        coprocessor([this] {
+          ferr.set(false);
+          ignne = ferr_level;
+        }),
         timers{&pit, &rtc, &uart, &pm} {
     map.add_ports(0x20, 2, pic.master_ports());
     map.add_ports(0xA0, 2, pic.slave_ports());
@@ -100,6 +103,7 @@ struct Board::Devices {
   PostPort post;
   InterruptLine ferr;
   bool ferr_level = false;
+  bool ignne = false;
   CoprocessorLatch coprocessor;
   std::array<Timer*, 4> timers;
   BusMap map;
@@ -206,7 +210,11 @@ void Board::set_ferr(bool asserted) {
   // IRQ 13 is a latch: FERR#'s edge sets it, only port F0h clears it (IBM PC/AT Technical Reference, "Math Coprocessor Control").
   if (asserted && !devices_->ferr_level) devices_->ferr.set(true);
   devices_->ferr_level = asserted;
+  if (!asserted) devices_->ignne = false;
 }
+
+// Asserted by a write to port F0h while FERR# is active, until FERR# goes away (SDM vol. 1, D.2.1.2).
+bool Board::ignne() const { return devices_->ignne; }
 
 const BusMap::Unknown& Board::unknown_ports() const { return devices_->map.unknown_ports(); }
 const BusMap::Unknown& Board::unknown_memory() const { return devices_->map.unknown_memory(); }

@@ -62,6 +62,7 @@ class Board final : public Bus, private Clock, private SerialSink {
   void wait_for_event() override;
   [[nodiscard]] bool stop_requested() const override { return stop_.cause != StopCause::none; }
   void set_ferr(bool asserted) override;
+  [[nodiscard]] bool ignne() const override;
 
   // The first request since power_on().
   [[nodiscard]] const StopRequest& stop() const { return stop_; }

@@ -17,7 +17,8 @@ class PostPort : public ByteDevice {
   u8 last_ = 0;
 };
 
-// 1 port (F0h): a write clears the latch that FERR# set on IRQ 13 (IBM PC/AT Technical Reference, "Math Coprocessor Control").
+// 1 port (F0h): a write clears the latch that FERR# set on IRQ 13 and asserts IGNNE# (IBM PC/AT Technical Reference, "Math Coprocessor
+// Control").
 class CoprocessorLatch : public ByteDevice {
  public:
   explicit CoprocessorLatch(std::function<void()> clear) : clear_(std::move(clear)) {}

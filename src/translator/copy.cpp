@@ -129,6 +129,7 @@ bool Emitter::emit_copy(const Insn& insn) {
   const Family family = insn.info().family;
   if (family == Family::x87 || family == Family::mmx || family == Family::sse) check_fpu();
   if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read);
+  if (insn.row == Row::fldcw) fault_if_unmasking();
   if (substituted == none) {
     reencode(insn, none);
     return true;
@@ -143,6 +144,21 @@ bool Emitter::emit_copy(const Insn& insn) {
     a_.rorx(reg, reg, 24);
   }
   return true;
+}
+
+// A control word that unmasks an exception belongs to another mode (mode::x87_unmasked): the interpreter loads it. Its clear mask bits make
+// the top of an address, which is canonical only without them.
+void Emitter::fault_if_unmasking() {
+  constexpr u32 masks = 0x3F;
+  constexpr u32 top = 58;
+  a_.movzx(x86::r11d, host_memory(2));
+  a_.not_(x86::r11d);
+  a_.mov(x86::r10d, masks);
+  a_.pext(x86::r11d, x86::r11d, x86::r10d);
+  a_.mov(x86::r10d, top);
+  a_.shlx(x86::r11, x86::r11, x86::r10);
+  a_.mov(x86::r10d, 10);
+  a_.mov(x86::r11b, x86::byte_ptr(x86::r15, x86::r11));
 }
 
 bool Emitter::emit_lea(const Insn& insn) {

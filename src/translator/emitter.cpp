@@ -50,12 +50,22 @@ void Emitter::emit_insn(const Insn& insn) {
   interpret(insn);
 }
 
+// Reports x87 exceptions that are pending, and may raise some.
+bool Emitter::uses_x87(const Insn& insn) {
+  const Family family = insn.info().family;
+  if (family == Family::x87 || family == Family::mmx) return true;
+  for (unsigned i = 0; i < insn.operand_count; ++i)
+    if (insn.operand[i].kind == OperandKind::reg && insn.operand[i].reg_class == RegClass::mmx) return true;
+  return false;
+}
+
 bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
   if ((options_.missing_features >> static_cast<unsigned>(insn.feature) & 1u) != 0) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
+  if ((key_.mode & mode::x87_unmasked) != 0 && uses_x87(insn)) return true;
   return false;
 }
 

@@ -47,6 +47,7 @@ class Emitter {
   void check_fpu();
   void count_execution(u64* counter);
   [[nodiscard]] bool must_interpret(const Insn& insn) const;
+  [[nodiscard]] static bool uses_x87(const Insn& insn);
   [[nodiscard]] static asmjit::x86::Mem field(i32 offset, u32 size);
   [[nodiscard]] static Gp gpr32(unsigned guest);  // host register of a guest register
   [[nodiscard]] static Gp gpr16(unsigned guest);
@@ -74,6 +75,7 @@ class Emitter {
   bool emit_copy(const Insn& insn);
   void reencode(const Insn& insn, unsigned substituted_operand);
   bool emit_lea(const Insn& insn);
+  void fault_if_unmasking();  // FLDCW of the word at [r9 + r8]
 
   // --- bit.cpp, stack.cpp, control.cpp, string.cpp, sensitive.cpp ---
   bool emit_bit_test(const Insn& insn);

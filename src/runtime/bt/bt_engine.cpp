@@ -248,6 +248,8 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   s.link.resume_at = host;
   // The timer may have fired since boundary(): its zero in `poll` was overwritten just now.
   if (guard_->event()) s.link.poll = s.link.pending = 0;
+  const u64 fdp = s.fpu.fdp;
+  const u16 fop = s.fpu.fop;
   const u64 start = options_.count ? __rdtsc() : 0;
   reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
@@ -256,10 +258,13 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   using contract::ExitReason;
   const auto reason = static_cast<ExitReason>(s.link.exit_reason);
   if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= mode_.cs_base;
-  if (s.fpu_live && region_.contains(s.fpu.fip)) {
+  if (!s.fpu_live) return;
+  // Emitted x87 code has every exception masked (mode::x87_unmasked), so it moves the instruction pointer alone (guest/cpu_state.h).
+  s.fpu.fdp = fdp;
+  s.fpu.fop = fop;
+  if (region_.contains(s.fpu.fip)) {
     const CodeCache::Site site = cache_.find_host(s.fpu.fip);
     s.fpu.fip = site.block != nullptr ? guest_eip(*site.block, site.point) : 0;
-    s.fpu.fdp = 0;
   }
 }
 

@@ -23,7 +23,6 @@ std::string hex(const u8* bytes, std::size_t n) {
   return out;
 }
 
-// FIP, FDP and FOP are left out: the emitted side learns them only at an exit.
 std::string compare_fpu(const FxImage& want, const FxImage& got, u32 mxcsr_ignored) {
   std::string out;
   const auto line = [&](const char* name, u32 w, u32 g) {
@@ -32,6 +31,9 @@ std::string compare_fpu(const FxImage& want, const FxImage& got, u32 mxcsr_ignor
   line("fcw", want.fcw, got.fcw);
   line("fsw", want.fsw, got.fsw);
   line("ftw", want.ftw, got.ftw);
+  line("fip", static_cast<u32>(want.fip), static_cast<u32>(got.fip));
+  line("fdp", static_cast<u32>(want.fdp), static_cast<u32>(got.fdp));
+  line("fop", want.fop, got.fop);
   line("mxcsr", want.mxcsr & ~mxcsr_ignored, got.mxcsr & ~mxcsr_ignored);
   for (unsigned i = 0; i < want.st.size(); ++i) {
     if (std::memcmp(want.st[i].data(), got.st[i].data(), x87_register_bytes) != 0) {
@@ -140,7 +142,9 @@ bool BtEngine::rehearse(Block& block) {
     } while (outcome == StepOutcome::ok && s.eip == eip && is_string(stepper_.last_row()) && stepper_.deliveries() == deliveries);
     changed = cache_.generation() != generation;
     if (changed || outcome != StepOutcome::ok || stepper_.deliveries() != deliveries) break;
-    const bool falls_through = s.eip == guest_eip(block, k + 1);
+    // Emitted code leaves before an instruction that changes the mode.
+    const bool stays = mode_is(block.key);
+    const bool falls_through = stays && s.eip == guest_eip(block, k + 1);
     if (!falls_through || k + 1 == block.insn_count() || !block.points[k + 1].emitted) {
       record_->snapshot(s, block.uses_fpu);
       break;

@@ -9,18 +9,44 @@
 namespace ring3::fpu {
 
 inline constexpr u16 fsw_es = 0x80;
+inline constexpr u16 fsw_busy = 0x8000;  // equals ES on all CPUs since the 80287
 inline constexpr u16 exception_mask = 0x3F;
 // An unmasked x87 exception waits to be reported. The second half catches images whose ES does not (yet) say so.
 [[nodiscard]] inline bool error_pending(const FxImage& f) { return (f.fsw & fsw_es) != 0 || (f.fsw & ~u32{f.fcw} & exception_mask) != 0; }
 
 // Reports the pending exception: #MF, or with CR0.NE = 0 the FERR# pin. The FPU then waits for the interrupt that FERR# causes (SDM vol. 1,
-// 8.7.2): the instruction is retried until the handler has cleared the exception. IGNNE# is not modelled: a handler must use the
-// non-waiting forms (FNCLEX, FNSTSW, FNSAVE) first, as all do that must run on hardware without IGNNE#.
+// 8.7.2): the instruction is retried until the handler has cleared the exception, or has had IGNNE# asserted, with which it is executed
+// all the same (Flow::next).
 [[nodiscard]] inline Flow report_error(Vcpu& v) {
   if ((v.s.cr0 & cr0::ne) != 0) return v.raise(Vector::x87);
+  if (v.bus.ignne()) return Flow::next;
   v.bus.set_ferr(true);
   return Flow::again;
 }
+
+// FERR# goes with the last pending exception.
+inline void release_ferr(Vcpu& v) {
+  if (!error_pending(v.s.fpu)) v.bus.set_ferr(false);
+}
+
+// While it lives, a pending exception that IGNNE# lets pass is out of the image, so that the host does not report it; then it is back.
+class IgnoredError {
+ public:
+  explicit IgnoredError(FxImage& image) : image_(image), flags_(error_pending(image) ? image.fsw & exception_mask : 0u) {
+    if (flags_ != 0) image.fsw = static_cast<u16>(image.fsw & ~(fsw_busy | fsw_es | exception_mask));
+  }
+  ~IgnoredError() {
+    if (flags_ == 0) return;
+    image_.fsw = static_cast<u16>(image_.fsw | flags_);
+    if ((image_.fsw & ~u32{image_.fcw} & exception_mask) != 0) image_.fsw = static_cast<u16>(image_.fsw | fsw_es | fsw_busy);
+  }
+  IgnoredError(const IgnoredError&) = delete;
+  IgnoredError& operator=(const IgnoredError&) = delete;
+
+ private:
+  FxImage& image_;
+  u32 flags_;
+};
 
 // Flow::next: go on.
 [[nodiscard]] inline Flow check_common(Vcpu& v, Feature feature) {

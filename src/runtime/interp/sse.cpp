@@ -2,6 +2,8 @@
 // unmasked is found in the flags afterwards.
 #include "runtime/interp/fpu_rows.h"
 
+#include <optional>
+
 namespace ring3::fpu {
 
 void enter_mmx(FxImage& image) {
@@ -127,6 +129,8 @@ Flow simd_execute(Vcpu& v, const Insn& insn) {
   frame.flags = v.s.eflags & flag::status;
   frame.eax = v.s.gpr[ops.gpr != nullptr ? ops.gpr->reg : u8{eax}];
   frame.edx = v.s.gpr[edx];
+  std::optional<IgnoredError> ignored;
+  if (ops.x87_state) ignored.emplace(v.s.fpu);
   if (!run_simd(v, insn, ops)) return v.raise((v.s.cr4 & cr4::osxmmexcpt) != 0 ? Vector::simd : Vector::invalid_opcode);
 
   if (store && !v.store_bytes(segment, offset, frame.memory.data(), ops.memory->size)) return Flow::fault;

@@ -106,6 +106,7 @@ Flow fxrstor(Vcpu& v, const Insn& insn) {
   image.fdp = fdp;
   image.fop = fop;
   v.s.fpu = image;
+  release_ferr(v);
   return Flow::next;
 }
 

@@ -57,13 +57,15 @@ Flow x87_execute(Vcpu& v, const Insn& insn) {
 
   Pointers pointers(image);
   frame.flags = v.s.eflags & flag::status;
+  const IgnoredError ignored(image);
   v.native->run(insn, image);
   if (insn.info().flags_written != 0) v.s.eflags = (v.s.eflags & ~flag::status) | (static_cast<u32>(frame.flags) & flag::status);
 
-  // The CPU model announces FDP_EXCPTN_ONLY: the data pointer moves only with an unmasked exception (SDM vol. 1, 8.1.8).
   pointers.fip = v.s.eip;
-  pointers.fop = static_cast<u16>(((insn.bytes[insn.opcode_offset] & 7u) << 8) | insn.bytes[insn.modrm_offset]);
-  if (memory != nullptr && error_pending(image)) pointers.fdp = offset;
+  if (error_pending(image)) {
+    pointers.fop = static_cast<u16>(((insn.bytes[insn.opcode_offset] & 7u) << 8) | insn.bytes[insn.modrm_offset]);
+    if (memory != nullptr) pointers.fdp = offset;
+  }
   pointers.put_back(image);
 
   const bool suppressed = (image.fsw & ~u32{image.fcw} & suppresses_store) != 0;
@@ -74,14 +76,18 @@ Flow x87_execute(Vcpu& v, const Insn& insn) {
 Flow fldcw(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, true); f != Flow::next) return f;
   if (!v.load_bytes(insn.mem.segment, v.effective_address(insn), v.native->frame().memory.data(), 2)) return Flow::fault;
-  run_control(v, insn);
+  {
+    const IgnoredError ignored(v.s.fpu);
+    run_control(v, insn);
+  }
+  release_ferr(v);
   return Flow::next;
 }
 
 Flow fnclex(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, false); f != Flow::next) return f;
   run_control(v, insn);
-  v.bus.set_ferr(false);
+  release_ferr(v);
   return Flow::next;
 }
 

@@ -90,6 +90,7 @@ Flow fnstenv(Vcpu& v, const Insn& insn) {
   image.fip = with_registers ? 0 : before.fip;  // FNSAVE initializes the FPU
   image.fdp = with_registers ? 0 : before.fdp;
   image.fop = with_registers ? u16{0} : before.fop;
+  release_ferr(v);  // both mask everything
   return Flow::next;
 }
 
@@ -103,8 +104,11 @@ Flow fldenv(Vcpu& v, const Insn& insn) {
   if (!open_image(v, insn, offset, size, Access::read) || !load_block(v, insn.mem.segment, offset, frame.memory.data(), size)) {
     return Flow::fault;
   }
+  // With IGNNE# something may be pending: it is replaced here, and the host must not report it.
+  v.s.fpu.fsw = static_cast<u16>(v.s.fpu.fsw & ~(fsw_busy | fsw_es | exception_mask));
   v.native->run(insn, v.s.fpu);
   get_pointers(frame, format, v.s.fpu);
+  release_ferr(v);
   return Flow::next;
 }
 

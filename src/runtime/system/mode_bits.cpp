@@ -33,6 +33,8 @@ u32 compute_mode_bits(const CpuState& s) {
   if ((s.cr4 & cr4::tsd) != 0 && s.cpl != 0) bits |= mode::tsc_faults;
   if (s.cpl == 3 && (s.cr0 & cr0::am) != 0 && (s.eflags & flag::ac) != 0) bits |= mode::alignment_checks;
   if (s.protected_mode()) bits |= mode::protected_mode;
+  constexpr u16 x87_masks = 0x3F;
+  if ((s.fpu.fcw & x87_masks) != x87_masks) bits |= mode::x87_unmasked;
 
   const SegmentCache& ds = s.segment(Seg::ds);
   const SegmentCache& es = s.segment(Seg::es);
