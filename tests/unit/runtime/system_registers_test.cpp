@@ -400,6 +400,9 @@ TEST_F(SystemRegistersTest, ResetState) {  // SDM vol. 3, table 9-1
 
 TEST_F(SystemRegistersTest, ModeBits) {
   using namespace mode;
+  s.fpu.fcw = 0x37B;
+  EXPECT_NE(compute_mode_bits(s) & x87_unmasked, 0u);
+  s.fpu.fcw = 0x37F;
   EXPECT_EQ(compute_mode_bits(s), code32 | stack32 | ds_es_ss_flat | cpl0 | cs_flat | protected_mode);
   set_ring(3);
   EXPECT_EQ(compute_mode_bits(s), code32 | stack32 | ds_es_ss_flat | user | cs_flat | protected_mode);
