@@ -145,6 +145,111 @@ bool convert_operand(const ZydisDecodedInstruction& in, const ZydisDecodedOperan
   return true;
 }
 
+bool is_prefix(u8 b) {
+  return b == 0x66 || b == 0x67 || b == 0xF0 || b == 0xF2 || b == 0xF3 || b == 0x26 || b == 0x2E || b == 0x36 || b == 0x3E || b == 0x64 ||
+         b == 0x65;
+}
+
+// 3DNow!, XOP and SSE4a, which are AMD's: Zydis goes on to opcodes and immediates that Intel's CPUs do not look for. (0F 78 and 0F 79
+// without prefix are VMREAD and VMWRITE, which no CPU model has.)
+bool is_undefined_on_intel(std::span<const u8> bytes) {
+  std::size_t at = 0;
+  while (at < bytes.size() && is_prefix(bytes[at])) ++at;
+  if (bytes.size() - at < 2) return false;
+  const bool three_d_now = bytes[at] == 0x0F && bytes[at + 1] == 0x0F;
+  const bool sse4a = bytes[at] == 0x0F && (bytes[at + 1] == 0x78 || bytes[at + 1] == 0x79);
+  const bool xop = bytes[at] == 0x8F && (bytes[at + 1] & 0x38u) != 0;
+  return three_d_now || sse4a || xop;
+}
+
+// What follows an undefined opcode, as far as a CPU fetches it before it raises #UD.
+struct Tail {
+  bool modrm = true;
+  bool registers = false;  // ModRM always names registers: no SIB, no displacement
+  u8 immediate = 0;        // bytes
+};
+
+// Of the two-byte opcodes (SDM vol. 2, table A-3), as Intel's CPUs do it.
+Tail tail_of_two_byte(u8 opcode) {
+  switch (opcode) {
+    case 0x04:
+    case 0x0A:
+    case 0x0C:
+    case 0x0E:
+    case 0x0F:
+    case 0x24:
+    case 0x25:
+    case 0x26:
+    case 0x27:
+    case 0x36:
+    case 0x37:
+    case 0x77: return {false, false, 0};
+    case 0x20:
+    case 0x21:
+    case 0x22:
+    case 0x23: return {true, true, 0};
+    case 0x70:
+    case 0x71:
+    case 0x72:
+    case 0x73:
+    case 0xBA:
+    case 0xC2:
+    case 0xC4:
+    case 0xC5:
+    case 0xC6: return {true, false, 1};
+    default: return {true, false, 0};
+  }
+}
+
+// Undefined opcodes have a length too: a CPU fetches all of it before it raises #UD, so one of more than 15 bytes raises #GP and one that
+// reaches into an absent page #PF. `bytes` start with the prefixes; 0: they end inside the instruction.
+unsigned undefined_length(std::span<const u8> bytes, bool code32) {
+  std::size_t at = 0;
+  bool address32 = code32;
+  bool operand32 = code32;
+  for (; at < bytes.size() && is_prefix(bytes[at]); ++at) {
+    if (bytes[at] == 0x67) address32 = !code32;
+    if (bytes[at] == 0x66) operand32 = !code32;
+  }
+  const auto next = [&](u8& out) {
+    if (at >= bytes.size()) return false;
+    out = bytes[at++];
+    return true;
+  };
+  u8 opcode = 0;
+  Tail tail;
+  if (!next(opcode)) return 0;
+  if (opcode == 0x0F) {
+    if (!next(opcode)) return 0;
+    tail = tail_of_two_byte(opcode);
+    // Three-byte opcodes, those of the escapes that have never been used included.
+    if (opcode >= 0x38 && opcode <= 0x3F) {
+      tail.immediate = (opcode & 2u) != 0 ? 1 : 0;
+      if (!next(opcode)) return 0;
+    }
+  } else if (opcode == 0xC6 || opcode == 0xC7) {
+    tail.immediate = opcode == 0xC6 ? 1 : operand32 ? 4 : 2;
+  }
+  unsigned displacement = 0;
+  if (tail.modrm) {
+    u8 modrm = 0;
+    if (!next(modrm)) return 0;
+    const unsigned mod = tail.registers ? 3 : modrm >> 6;
+    const unsigned rm = modrm & 7u;
+    displacement = mod == 1 ? 1 : 0;
+    if (mod != 3 && address32) {
+      u8 sib = 5;
+      if (rm == 4 && !next(sib)) return 0;
+      const unsigned base = rm == 4 ? sib & 7u : rm;
+      if (mod == 2 || (mod == 0 && base == 5)) displacement = 4;
+    } else if (mod == 2 || (mod == 0 && rm == 6)) {
+      displacement = 2;
+    }
+  }
+  const std::size_t length = at + displacement + tail.immediate;
+  return length <= bytes.size() ? static_cast<unsigned>(length) : 0;
+}
+
 }  // namespace
 
 struct Decoder::Impl {
@@ -176,6 +281,22 @@ struct Decoder::Impl {
     map(ZYDIS_MNEMONIC_PUSHAD, Row::pusha);
     map(ZYDIS_MNEMONIC_PREFETCHWT1, Row::prefetchw);  // a hint, like all of 0F 0D
   }
+
+  // 0: the bytes end inside the instruction. A LOCK prefix may be all that is wrong with it.
+  [[nodiscard]] unsigned length_of_undefined(std::span<const u8> bytes, bool is_code32) const {
+    constexpr u8 lock = 0xF0;
+    constexpr u8 ds = 0x3E;
+    std::array<u8, 15> unlocked{};
+    std::copy(bytes.begin(), bytes.end(), unlocked.begin());
+    for (std::size_t i = 0; i < bytes.size() && is_prefix(unlocked[i]); ++i) {
+      if (unlocked[i] == lock) unlocked[i] = ds;
+    }
+    ZydisDecodedInstruction in;
+    if (is_undefined_on_intel(bytes)) return undefined_length(bytes, is_code32);
+    const ZyanStatus status = ZydisDecoderDecodeInstruction(is_code32 ? &code32 : &code16, nullptr, unlocked.data(), bytes.size(), &in);
+    if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return 0;
+    return ZYAN_SUCCESS(status) ? in.length : undefined_length(bytes, is_code32);
+  }
 };
 
 Decoder::Decoder() : impl_(new Impl) {}
@@ -190,13 +311,21 @@ DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) 
   ZydisDecodedInstruction in;
   std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> all;
   const ZyanStatus status = ZydisDecoderDecodeFull(code32 ? &impl_->code32 : &impl_->code16, bytes.data(), available, &in, all.data());
-  if (status == ZYDIS_STATUS_NO_MORE_DATA) return available == out.bytes.size() ? DecodeStatus::too_long : DecodeStatus::need_more;
-  if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return DecodeStatus::too_long;
-  if (ZYAN_FAILED(status) || in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return DecodeStatus::invalid;
+  // Too long is what 15 fetched bytes do not complete, not what fewer promise.
+  const DecodeStatus incomplete = available == out.bytes.size() ? DecodeStatus::too_long : DecodeStatus::need_more;
+  const auto invalid = [&] {
+    const unsigned length = impl_->length_of_undefined(bytes.first(available), code32);
+    if (length == 0) return incomplete;
+    out.length = static_cast<u8>(length);
+    return DecodeStatus::invalid;
+  };
+  if (is_undefined_on_intel(bytes.first(available))) return invalid();
+  if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return incomplete;
+  if (ZYAN_FAILED(status) || in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return invalid();
 
   const std::span<const ZydisDecodedOperand> operands(all.data(), in.operand_count_visible);
   const Row row = refine(impl_->rows[in.mnemonic], in, operands);
-  if (row == Row::invalid || operands.size() > out.operand.size()) return DecodeStatus::invalid;
+  if (row == Row::invalid || operands.size() > out.operand.size()) return invalid();
 
   out.length = in.length;
   bool operand_prefix = false;
@@ -218,7 +347,7 @@ DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) 
   out.imm_size = static_cast<u8>((in.raw.imm[0].size + in.raw.imm[1].size) / 8);
   set_segment(in, out);
   for (const ZydisDecodedOperand& op : operands) {
-    if (!convert_operand(in, op, out)) return DecodeStatus::invalid;
+    if (!convert_operand(in, op, out)) return invalid();
   }
   out.row = row;
   out.feature = form_feature(out);

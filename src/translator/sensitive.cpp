@@ -57,7 +57,7 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       if ((key_.mode & mode::stack32) == 0 || site_unaligned() || insn.operand_size != 4) return false;
       stack_slot(-4, 4, Table::write);
       a_.movzx(x86::r11d, field(offset::selector(insn.operand[0].reg), 2));
-      a_.mov(host_memory(4), x86::r11d);
+      a_.mov(host_memory(2), x86::r11w);  // two of the four bytes (SDM vol. 2, PUSH)
       a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
       return true;
     default: return false;

@@ -158,8 +158,10 @@ static void faulting(u32 first_flags, u32 second_flags, u32 error_bits, bool rea
       check(c->what, trap.error, error);
       check(c->what, trap.cr2, at_first ? at : border);
       bool same = true;
+      // Ten bytes are stored as eight and two; what was stored before the fault stays (as on Intel CPUs).
+      const u32 stored = c->code == code_fstp_80 && before >= 8 && !at_first ? 8 : 0;
       for (u32 k = 0; k < c->size; k++) {
-        if (*byte_at(at + k) != (c->kind == writes ? 0xEE : pattern(k))) same = false;
+        if (*byte_at(at + k) != (c->kind == writes && k >= stored ? 0xEE : pattern(k))) same = false;
         if (c->kind == reads && value[k] != 0xEE) same = false;
       }
       check_true(c->what, same);

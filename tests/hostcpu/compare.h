@@ -1,4 +1,4 @@
-// What must be equal after a case, and how a difference is told.
+// What must be equal after a state has run, and how a difference is told.
 #pragma once
 
 #include "executor.h"
@@ -9,14 +9,15 @@
 namespace ring3::hostcpu {
 
 // Clears what an x87 or FXSAVE image in memory says about instruction and data pointers and about the host's MXCSR extensions: those are
-// the guest's own on one side and the host's on the other.
-void mask_pointers(const Case& test, std::span<u8> data);
+// the guest's own on one side and the host's on the other. `data` is the data pages after the state has run.
+void mask_pointers(const Batch& batch, const Program& program, const std::array<u32, 8>& gpr_before, u8* data);
 
 // Empty when equal. `expected` is the host's.
-[[nodiscard]] std::string difference(const Case& test, const Outcome& expected, const Outcome& got, std::span<const u8> expected_data,
-                                     std::span<const u8> got_data);
+[[nodiscard]] std::string difference(const Program& program, const State& before, const Outcome& expected, const Outcome& got);
+// Of the data pages.
+[[nodiscard]] std::string difference(std::span<const u8> expected, std::span<const u8> got);
 
-// Bytes, registers and FPU state before.
-[[nodiscard]] std::string describe(const Case& test, std::span<const u8> data);
+// Bytes, registers, segments and FPU state before; `data` is the data pages then.
+[[nodiscard]] std::string describe(const Batch& batch, const Program& program, const State& before, std::span<const u8> data);
 
 }  // namespace ring3::hostcpu

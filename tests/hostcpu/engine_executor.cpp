@@ -16,64 +16,82 @@ bool pushes_error_code(u32 vector) { return vector == 8 || (vector >= 10 && vect
 
 }  // namespace
 
-EngineExecutor::EngineExecutor()
-    : region_(cache_bytes),
-      state_(*new (region_.state_area()) CpuState),
-      guest_(state_),
-      engine_(std::make_unique<BtEngine>(guest_.vcpu, region_, BtOptions{})) {}
+EngineExecutor::EngineExecutor(Kind kind)
+    : kind_(kind), region_(cache_bytes), state_(*new (region_.state_area()) CpuState), guest_(state_) {
+  if (kind == Kind::translator) {
+    bt_ = std::make_unique<BtEngine>(guest_.vcpu, region_, BtOptions{});
+    engine_ = bt_.get();
+  } else {
+    interp_ = std::make_unique<InterpEngine>(guest_.vcpu);
+    engine_ = interp_.get();
+  }
+}
 
 EngineExecutor::~EngineExecutor() = default;
 
-void EngineExecutor::run(const Case& test, Outcome& out) {
-  // The instructions, then INT to leave, or HLTs when jumps are to be seen. A write through Memory, so that the engine notices.
-  std::array<u8, 64> code = test.code();
-  const u32 length = test.length();
-  std::fill(code.begin() + length, code.end(), u8{0xF4});
-  if (!test.jumps) {
-    code[length] = 0xCD;
-    code[length + 1] = leave_vector;
+void EngineExecutor::place(const Program& program) {
+  // INT leaves; DS prefixes make it as long as what leaves on the host, because a segment may end in it.
+  std::array<u8, code_room + 8> code{};
+  const auto end = std::copy_n(program.code.begin(), program.length, code.begin());
+  way_out_ = program.jumps ? 0 : program.code32 ? 7 : 8;
+  std::fill_n(end, way_out_, u8{0x3E});
+  u32 size = program.length;
+  if (way_out_ != 0) {
+    code[size + way_out_ - 2] = 0xCD;
+    code[size + way_out_ - 1] = leave_vector;
+    size += way_out_;
   }
-  const PhysAddr at{static_cast<u64>(guest_.code() - guest_.ram.base()) + (code_start - code_base)};
-  guest_.memory.write_physical(at, code.data(), static_cast<u32>(code.size()));
-  run_again(test, out);
+  guest_.place_code(program.start, std::span(code).first(size));
 }
 
-void EngineExecutor::run_again(const Case& test, Outcome& out) {
-  const Insn& insn = test.insn;
-  guest_.enter(test.before, test.fpu);
+void EngineExecutor::run(const Batch& batch, const Program& program, u32 first, u32 count, StateObserver& observer) {
+  batch_ = &batch;
+  program_ = &program;
+  observer_ = &observer;
+  current_ = first;
+  end_ = first + count;
+  if (count == 0) return;
+  observer.before(current_);
+  guest_.enter(batch, program, batch.state[current_]);
+  guest_.bus.watcher = this;
   guest_.bus.stop = false;
-  const u64 before = engine_->stepper().executed()[static_cast<unsigned>(insn.row)];
   const StopInfo stop = engine_->run();
-  interpreted_ = engine_->stepper().executed()[static_cast<unsigned>(insn.row)] != before;
+  if (stop.reason == StopReason::bus_request) return;
+  failure_ = fmt::format("stopped at {:#x}: {}", state_.eip, stop.detail);
+  outcome_.vector = not_run;
+  (void)observer.after(current_, outcome_);
+}
 
-  out.failure[0] = 0;
-  out.faulted = false;
-  out.vector = 0;
+bool EngineExecutor::program_left() {
+  take_outcome();
+  if (!observer_->after(current_, outcome_) || ++current_ == end_) return false;
+  observer_->before(current_);
+  guest_.enter_from_handler(*batch_, *program_, batch_->state[current_]);
+  return true;
+}
+
+void EngineExecutor::take_outcome() {
+  Outcome& out = outcome_;
   out.error_code = 0;
   out.address = 0;
-  const u32 handler = state_.eip - handlers_at - handler_stop;
-  if (stop.reason != StopReason::bus_request || handler % handler_spacing != 0 || handler / handler_spacing > 255) {
-    out.fail(fmt::format("stopped at {:#x}: {}", state_.eip, stop.detail));
-    return;
-  }
-  const u32 vector = handler / handler_spacing;
+  const u32 vector = (state_.eip - handlers_at) / handler_spacing;
   std::array<u32, 6> frame{};  // error code, EIP, CS, EFLAGS, ESP, SS
   std::memcpy(frame.data(), guest_.kernel(kernel_stack_top - 24), sizeof frame);
-  out.after.gpr = state_.gpr;
-  out.after.gpr[esp] = frame[4];
-  out.after.eip = frame[1];
-  out.after.eflags = frame[3];
-  if (test.fpu) out.after.fpu = state_.fpu;
+  out.gpr = state_.gpr;
+  out.gpr[esp] = frame[4];
+  out.eip = frame[1];
+  out.eflags = frame[3];
+  for (unsigned i = 0; i < segment_count; ++i) out.selector[i] = state_.seg[i].selector;
+  out.selector[static_cast<unsigned>(Seg::cs)] = static_cast<u16>(frame[2]);
+  out.selector[static_cast<unsigned>(Seg::ss)] = static_cast<u16>(frame[5]);
+  segments_ = state_.seg;
+  if (program_->fpu) out.fpu = state_.fpu;
   if (vector == leave_vector) {
-    out.after.eip -= 2;  // the INT itself
+    out.vector = no_vector;
+    out.eip -= way_out_;  // it points behind the INT
     return;
   }
-  const bool arrived =
-      test.jumps && frame[1] != test.address() &&
-      (vector == static_cast<u32>(Vector::general_protection) || (vector == static_cast<u32>(Vector::page) && state_.cr2 == frame[1]));
-  if (arrived) return;
-  out.faulted = true;
-  out.vector = static_cast<u8>(vector);
+  out.vector = static_cast<u16>(vector);
   if (pushes_error_code(vector)) out.error_code = frame[0];
   if (vector == static_cast<u32>(Vector::page)) out.address = state_.cr2;
 }

@@ -1,34 +1,73 @@
-// An engine as an executor: each case is a run from CPL 3 into the guest kernel's handler.
+// The engines as executors: each state is a run from CPL 3 into the guest kernel's handler.
 #pragma once
 
 #include "codecache/code_region.h"
 #include "guest.h"
 #include "runtime/bt/bt_engine.h"
+#include "runtime/interp/interp_engine.h"
 
 #include <memory>
+#include <string_view>
 
 namespace ring3::hostcpu {
 
-class EngineExecutor final : public Executor {
+// What happens around each run of a program.
+class StateObserver {
  public:
-  EngineExecutor();
-  ~EngineExecutor() override;
-  [[nodiscard]] std::string name() const override { return "translator"; }
-  [[nodiscard]] u8* data() override { return guest_.data(); }
-  void run(const Case& test, Outcome& out) override;
-  // The same case once more without writing its code anew: an engine may have learnt something about the instruction, such as that its
-  // operand is misaligned.
-  void run_again(const Case& test, Outcome& out);
+  virtual ~StateObserver() = default;
+  virtual void before(u32 state) = 0;
+  // False: the states that remain are not run.
+  virtual bool after(u32 state, const Outcome& outcome) = 0;
+};
 
-  // Whether the last case's own instruction ran in the interpreter.
-  [[nodiscard]] bool interpreted() const { return interpreted_; }
+class EngineExecutor final : private ProgramWatcher {
+ public:
+  enum class Kind : u8 { interpreter, translator };
+
+  explicit EngineExecutor(Kind kind);
+  ~EngineExecutor();
+  EngineExecutor(const EngineExecutor&) = delete;
+  EngineExecutor& operator=(const EngineExecutor&) = delete;
+
+  [[nodiscard]] std::string_view name() const { return translates() ? "translator" : "interpreter"; }
+  [[nodiscard]] bool translates() const { return kind_ == Kind::translator; }
+  // The data pages [data_base, data_end).
+  [[nodiscard]] u8* data() { return guest_.data(); }
+  [[nodiscard]] const CpuModel& model() const { return guest_.model; }
+
+  void load_ldt(const Ldt& ldt) { guest_.load_ldt(ldt); }
+  void place(const Program& program);
+  // Runs states [first, first + count) of the batch without leaving the engine in between. `failure` says why an outcome is `not_run`.
+  void run(const Batch& batch, const Program& program, u32 first, u32 count, StateObserver& observer);
+  [[nodiscard]] const std::string& failure() const { return failure_; }
+  // The descriptor caches after the last run, as they were in the program.
+  [[nodiscard]] const std::array<SegmentCache, segment_count>& segments() const { return segments_; }
+
+  // How often this row was interpreted so far, faults included.
+  [[nodiscard]] u64 interpreted(Row row) const { return stepper().executed()[static_cast<unsigned>(row)]; }
 
  private:
+  bool program_left() override;
+  void take_outcome();
+  [[nodiscard]] const Stepper& stepper() const { return bt_ != nullptr ? bt_->stepper() : interp_->stepper(); }
+
+  Kind kind_;
   CodeRegion region_;
   CpuState& state_;
   Guest guest_;
-  std::unique_ptr<BtEngine> engine_;
-  bool interpreted_ = false;
+  std::unique_ptr<BtEngine> bt_;
+  std::unique_ptr<InterpEngine> interp_;
+  Engine* engine_ = nullptr;
+  std::array<SegmentCache, segment_count> segments_{};
+  std::string failure_;
+  u32 way_out_ = 0;  // length of what leaves the program
+  // Of the run going on.
+  const Batch* batch_ = nullptr;
+  const Program* program_ = nullptr;
+  StateObserver* observer_ = nullptr;
+  u32 current_ = 0;
+  u32 end_ = 0;
+  Outcome outcome_;
 };
 
 }  // namespace ring3::hostcpu

@@ -1,9 +1,9 @@
-// Makes cases for a row: an encoding, registers, flags, FPU state and memory, most of them so that the instruction does something, some
-// so that it faults.
+// Makes programs and states for them: an encoding, segments, registers, flags, FPU state and memory, most of them so that the instruction
+// does something, some so that it faults.
 #pragma once
 
+#include "assembler.h"
 #include "executor.h"
-#include "forms.h"
 #include "values.h"
 
 #include <span>
@@ -11,38 +11,70 @@
 
 namespace ring3::hostcpu {
 
+// Bytes of the explicit memory operand.
+[[nodiscard]] u32 operand_size(const Insn& insn);
+// Locked accesses that split a cache line are slow or refused on some hosts.
+[[nodiscard]] bool must_be_aligned(const Insn& insn);
+
 class Generator {
  public:
-  // `usable`: rows that the CPU model has, for the instructions that follow the one under test.
-  Generator(const Decoder& decoder, const Forms& forms, const std::vector<Row>& usable);
+  // `usable`: rows that the CPU model has, for the instructions around the one under test.
+  Generator(const Assembler& assembler, const std::vector<Row>& usable);
 
-  // Restarts the random sequence.
-  void seed(u64 seed) { values_ = Values(seed); }
+  // The LDT and the data pages before each program.
+  static void prepare(Batch& batch, u64 seed);
 
-  // Makes one case of `row`, which must have forms, and changes `data` (data_size bytes) where the case will look at it.
-  void make(Row row, Case& out, std::span<u8> data);
+  // Appends a program and `states` states of it. Everything about it comes from `seed`, except the batch's LDT and background.
+  void add_row(Batch& batch, Row row, u64 seed, bool segmented, u32 states);
+  // Appends a program made of these bytes alone; `insn` if the decoder knows them.
+  void add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end, u32 states);
+
+  [[nodiscard]] static bool has_room(const Batch& batch, u32 states);
 
  private:
-  [[nodiscard]] bool assemble(Row row, Case& out);
-  void registers(Case& out);
+  [[nodiscard]] bool make_program(Batch& batch, Row row, bool segmented, Program& program);
+  void add_neighbours(Program& program, std::array<u8, 16>& head, std::array<u8, 32>& tail, u32& tail_length);
+  void finish_program(Batch& batch, u32 states);
+  [[nodiscard]] bool fix_operand(Program& program);
+  void fix_branch(Program& program);
+  [[nodiscard]] bool make_state(State& state);
+  void registers(State& state);
   void fpu_state(FxImage& image);
-  void implicit_addresses(Case& out, std::span<u8> data);
-  [[nodiscard]] bool memory_operand(Case& out, std::span<u8> data);
-  void add_neighbours(Case& out);
-  void jump_target(Case& out, std::span<u8> data);
-  void special_contents(const Case& out, std::span<u8> data, u32 address);
+  void implicit_addresses(State& state);
+  [[nodiscard]] bool memory_operand(State& state);
+  [[nodiscard]] bool reads_way_out(u32 linear, u32 size) const;
+  void special_contents(u32 linear);
+  void jump_target(State& state);
+  void far_target(State& state);
+  void selectors(State& state);
+  void emit_patches(State& state);
 
-  // An address for `size` bytes: mostly inside the writable pages, some of them across or outside their borders.
+  [[nodiscard]] u32 hlt_address();
+  // A linear address for `size` bytes: mostly inside the writable pages, some of them across or outside their borders.
   [[nodiscard]] u32 address(u32 size);
-  // The part of data around [address, address + size), clipped.
-  [[nodiscard]] static std::span<u8> window(std::span<u8> data, u32 address, u32 size);
+  // An offset into the segment: as `address`, or around the segment's borders.
+  [[nodiscard]] u32 offset_in(const SegmentCache& segment, u32 size);
+  [[nodiscard]] const SegmentCache& segment(Seg seg) const { return segments_[static_cast<unsigned>(seg)]; }
+  // Linear address of the top of the stack for `gpr`.
+  [[nodiscard]] u32 stack_address(const State& state, u32 above = 0) const;
+  [[nodiscard]] u32 memory_address(const State& state) const;
 
-  const Decoder& decoder_;
-  const Forms& forms_;
-  std::vector<Row> tail_rows_;
+  // The part of the data pages around [linear, linear + size), clipped; it becomes a patch of the state.
+  [[nodiscard]] std::span<u8> window(u32 linear, u32 size);
+  void put(u32 linear, u32 value, u32 size);
+
+  const Assembler& assembler_;
+  std::vector<Row> neighbour_rows_;
   Values values_{0};
-  u32 displacement_offset_ = 0;
-  u32 displacement_size_ = 0;
+  Batch* batch_ = nullptr;
+  const Program* program_ = nullptr;
+  std::array<SegmentCache, segment_count> segments_{};
+  std::vector<u8> data_;
+  struct Touched {
+    u32 first;
+    u32 last;
+  };
+  std::vector<Touched> touched_;
 };
 
 }  // namespace ring3::hostcpu

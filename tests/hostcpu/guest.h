@@ -1,4 +1,4 @@
-// A guest whose user pages lie as layout.h says, at CPL 3 with paging, for the interpreter and for engines.
+// A guest whose user pages lie as layout.h says, with PAE and NX as on the host, at CPL 3: for engines.
 #pragma once
 
 #include "devices/bus.h"
@@ -8,15 +8,27 @@
 #include "runtime/system/cpu_model.h"
 #include "runtime/vcpu.h"
 
+#include <span>
+
 namespace ring3::hostcpu {
 
-// No devices, no interrupts; a write to `stop_port` asks the engine to return.
+// Is told when the guest's kernel has taken the CPU from a program.
+class ProgramWatcher {
+ public:
+  virtual ~ProgramWatcher() = default;
+  // The OUT that says so is being executed. May put the CPU into another program. False: the engine is to return.
+  virtual bool program_left() = 0;
+};
+
+// No devices, no interrupts; a write to `stop_port` goes to the watcher.
 class StopBus final : public Bus {
  public:
   static constexpr u16 stop_port = 0xF4;
 
   u32 io_read(u16, unsigned) override { return ~0u; }
-  void io_write(u16 port, unsigned, u32) override { stop = stop || port == stop_port; }
+  void io_write(u16 port, unsigned, u32) override {
+    if (port == stop_port && !watcher->program_left()) stop = true;
+  }
   u64 mmio_read(PhysAddr, unsigned) override { return ~u64{0}; }
   void mmio_write(PhysAddr, unsigned, u64) override {}
   [[nodiscard]] bool interrupt_requested() const override { return false; }
@@ -27,6 +39,7 @@ class StopBus final : public Bus {
   [[nodiscard]] bool stop_requested() const override { return stop; }
   void set_ferr(bool) override {}
 
+  ProgramWatcher* watcher = nullptr;
   bool stop = false;
 };
 
@@ -35,6 +48,7 @@ inline constexpr u32 kernel_base = 0xC0000000;
 inline constexpr u32 kernel_size = 8 * page;
 inline constexpr u32 idt_at = kernel_base;
 inline constexpr u32 gdt_at = kernel_base + page;
+inline constexpr u32 ldt_at = kernel_base + page + 0x400;
 inline constexpr u32 tss_at = kernel_base + page + 0x800;
 inline constexpr u32 handlers_at = kernel_base + 2 * page;
 inline constexpr u32 handler_spacing = 8;
@@ -50,8 +64,13 @@ class Guest {
   [[nodiscard]] u8* data();
   [[nodiscard]] u8* code();  // of the code page
   [[nodiscard]] u8* kernel(u32 linear);
-  // CPL 3 in flat segments, ready to execute `before`.
-  void enter(const UserState& before, bool fpu);
+  // Puts code (at most to the end of its page) where `linear` is, and HLTs where the code before was.
+  void place_code(u32 linear, std::span<const u8> bytes);
+  void load_ldt(const Ldt& ldt);
+  // CPL 3 in the program's segments, ready to execute it.
+  void enter(const Batch& batch, const Program& program, const State& state);
+  // The same from within ProgramWatcher::program_left.
+  void enter_from_handler(const Batch& batch, const Program& program, const State& state);
 
   CpuState& state;
   GuestRam ram{1u << 20};
@@ -60,6 +79,10 @@ class Guest {
   CpuModel model = CpuModel::make_default();
   NativeStubs stubs;
   Vcpu vcpu;
+
+ private:
+  u32 placed_at_ = code_base;
+  u32 placed_ = 0;
 };
 
 }  // namespace ring3::hostcpu

@@ -3,6 +3,7 @@
 #include "host_cpu.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -10,9 +11,7 @@
 
 #include <csignal>
 #include <cstdio>
-#include <cstring>
 #include <exception>
-#include <memory>
 #include <new>
 #include <stdexcept>
 
@@ -20,21 +19,28 @@ namespace ring3::hostcpu {
 
 namespace {
 
-// Counts of cases come in, the same counts go out when they are done; end of file ends the process.
-[[noreturn]] void serve(Slot* slots, int in, int out) {
+struct Request {
+  u32 first = 0;
+  u32 count = 0;
+};
+
+}  // namespace
+
+struct HostProcess::Shared {
+  Batch batch;
+  volatile u32 progress = 0;
+};
+
+// Requests come in, the same requests go out when they are done; end of file ends the process.
+void HostProcess::serve(int in, int out) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   int status = 0;
   try {
     HostCpu host;
-    u32 count = 0;
-    while (read(in, &count, sizeof count) == sizeof count) {
-      for (u32 i = 0; i < count; ++i) {
-        Slot& slot = slots[i];
-        std::memcpy(host.data(), slot.before.data(), data_size);
-        host.run(slot.test, slot.expected);
-        std::memcpy(slot.after.data(), host.data(), data_size);
-      }
-      if (write(out, &count, sizeof count) != sizeof count) break;
+    Request request;
+    while (read(in, &request, sizeof request) == sizeof request) {
+      host.run(shared_->batch, request.first, request.count, shared_->progress);
+      if (write(out, &request, sizeof request) != sizeof request) break;
     }
   } catch (const std::exception& e) {
     fmt::print(stderr, "hostcpu_test: {}\n", e.what());
@@ -44,23 +50,20 @@ namespace {
   _exit(status);
 }
 
-}  // namespace
-
 HostProcess::HostProcess() {
-  constexpr std::size_t bytes = sizeof(Slot) * batch;
-  void* const memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::runtime_error("mmap failed");
-  slots_ = static_cast<Slot*>(memory);
-  std::uninitialized_default_construct_n(slots_, batch);
+  shared_ = new (memory) Shared;
   std::array<int, 2> in{};
   std::array<int, 2> out{};
   if (pipe(in.data()) != 0 || pipe(out.data()) != 0) throw std::runtime_error("pipe failed");
+  std::fflush(stdout);
   child_ = fork();
   if (child_ < 0) throw std::runtime_error("fork failed");
   if (child_ == 0) {
     close(in[1]);
     close(out[0]);
-    serve(slots_, in[0], out[1]);
+    serve(in[0], out[1]);
   }
   close(in[0]);
   close(out[1]);
@@ -73,14 +76,27 @@ HostProcess::~HostProcess() {
   close(to_child_);
   close(from_child_);
   waitpid(child_, nullptr, 0);
-  munmap(slots_, sizeof(Slot) * batch);
+  munmap(shared_, sizeof(Shared));
 }
 
-void HostProcess::run(u32 count) {
-  u32 done = 0;
-  if (write(to_child_, &count, sizeof count) == sizeof count && read(from_child_, &done, sizeof done) == sizeof done && done == count)
-    return;
-  throw std::runtime_error("the process that runs cases on the host CPU has died");
+Batch& HostProcess::batch() { return shared_->batch; }
+
+u32 HostProcess::progress() const { return shared_->progress; }
+
+void HostProcess::run(u32 first, u32 count) {
+  constexpr int patience = 30'000;  // ms; a batch takes some milliseconds
+  const Request request{first, count};
+  Request done;
+  if (write(to_child_, &request, sizeof request) == sizeof request) {
+    pollfd wait{from_child_, POLLIN, 0};
+    const int ready = poll(&wait, 1, patience);
+    if (ready == 0) {
+      kill(child_, SIGKILL);
+      throw std::runtime_error("a program does not end on the host CPU");
+    }
+    if (read(from_child_, &done, sizeof done) == sizeof done) return;
+  }
+  throw std::runtime_error("the process that runs programs on the host CPU has died");
 }
 
 }  // namespace ring3::hostcpu

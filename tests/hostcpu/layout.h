@@ -7,25 +7,28 @@ namespace ring3::hostcpu {
 
 inline constexpr u32 page = 4096;
 
-// One page of code: readable, not writable, filled with HLT (which faults at CPL 3 and so marks where a jump went).
+// One page of code: readable, not writable, filled with HLT (which faults at CPL 3 and so marks where a jump went). The pages around it
+// are absent.
 inline constexpr u32 code_base = 0x20000000;
 inline constexpr u32 code_size = page;
-// The instruction under test starts here; jumps reach the HLTs on both sides.
+inline constexpr u32 code_end = code_base + code_size;
+// Where programs start, unless they are to end with the page.
 inline constexpr u32 code_start = code_base + 0x800;
 
-// Data: two writable pages, one read-only page; the pages before and after are absent.
+// Data: two writable pages, one read-only page, none executable; the pages before and after are absent.
 inline constexpr u32 data_base = 0x20010000;
 inline constexpr u32 writable_size = 2 * page;
 inline constexpr u32 read_only_base = data_base + writable_size;
 inline constexpr u32 data_size = writable_size + page;
 inline constexpr u32 data_end = data_base + data_size;
 
-// Host only: the words of entry and exit, and 64-bit code that 32-bit code can jump to. Further away than a bit offset of BT reaches.
-inline constexpr u32 state_base = 0x40000000;
-inline constexpr u32 trampoline_base = 0x40010000;
+// 64-bit code that 32-bit code on the host jumps to when it is done; the guest has the same bytes there. Readable, not writable.
+// Nothing else of the host process lies below 4 GiB.
+inline constexpr u32 trampoline_base = 0x30000000;
 
-// Selectors of 64-bit Linux for 32-bit user code and data; the guest uses the same.
+// Selectors of 64-bit Linux for user code and data; the guest uses the same.
 inline constexpr u16 code_selector = 0x23;
 inline constexpr u16 data_selector = 0x2B;
+inline constexpr u16 code64_selector = 0x33;
 
 }  // namespace ring3::hostcpu

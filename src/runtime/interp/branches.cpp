@@ -1,4 +1,4 @@
-// Near control transfers and BOUND (SDM vol. 2). The target is checked against CS.limit before anything changes.
+// Near control transfers and BOUND (SDM vol. 2). The target is checked against CS.limit before any register changes.
 #include "runtime/interp/families.h"
 #include "runtime/interp/stack_access.h"
 
@@ -41,9 +41,10 @@ Flow call(Vcpu& v, const Insn& insn) {
       if (!read_operand(v, insn, 0, indirect)) return Flow::fault;
       target = indirect;
     }
-    if (target > v.s.segment(Seg::cs).limit) return v.raise(Vector::general_protection, 0);
+    // Intel's CPUs write the return address before they look at the limit.
     StackCursor stack(v);
     if (!stack.push(static_cast<T>(next_eip(v, insn)))) return Flow::fault;
+    if (target > v.s.segment(Seg::cs).limit) return v.raise(Vector::general_protection, 0);
     stack.commit();
     v.s.eip = target;
     return Flow::jumped;
@@ -95,9 +96,11 @@ Flow bound(Vcpu& v, const Insn& insn) {
     T lower{};
     T upper{};
     if (!v.load(insn.mem.segment, address, lower)) return Flow::fault;
+    // Intel's CPUs look at the upper bound only if the lower one holds.
+    if (static_cast<S>(get_reg<T>(v, insn.operand[0].reg)) < static_cast<S>(lower)) return v.raise(Vector::bound);
     if (!v.load(insn.mem.segment, insn.address_size == 2 ? second & 0xFFFFu : second, upper)) return Flow::fault;
     const auto index = static_cast<S>(get_reg<T>(v, insn.operand[0].reg));
-    if (index < static_cast<S>(lower) || index > static_cast<S>(upper)) return v.raise(Vector::bound);
+    if (index > static_cast<S>(upper)) return v.raise(Vector::bound);
     return Flow::next;
   });
 }

@@ -74,19 +74,62 @@ class IgnoredError {
   return Flow::next;
 }
 
-// #GP(0) unless the operand's linear address is a multiple of 16; segment limit and rights come first.
-[[nodiscard]] inline bool check_aligned16(Vcpu& v, Seg segment, u32 offset, unsigned size, Access access) {
-  u32 linear = 0;
-  if (!v.linear_address(segment, offset, size, access, linear)) return false;
-  if ((linear & 15u) == 0) return true;
+// #GP(0) unless the operand's linear address is a multiple of 16. Intel's CPUs look at that before they look at limit and rights, which
+// shows where those raise #SS.
+[[nodiscard]] inline bool check_aligned16(Vcpu& v, Seg segment, u32 offset) {
+  if (((v.s.segment(segment).base + offset) & 15u) == 0) return true;
   (void)v.raise(Vector::general_protection, 0);
   return false;
 }
 
-// Operands larger than one Memory access (16 bytes), without alignment check. A store that faults writes nothing.
-[[nodiscard]] bool load_block(Vcpu& v, Seg segment, u32 offset, void* out, unsigned size);
-[[nodiscard]] bool store_block(Vcpu& v, Seg segment, u32 offset, const void* in, unsigned size);
-[[nodiscard]] bool probe_block(Vcpu& v, Seg segment, u32 offset, unsigned size);
+// The memory operand of an instruction that moves an image: larger than one access of Memory. Offsets wrap to the address size.
+class ImageOperand {
+ public:
+  // The first `header` bytes are accessed in pieces of `piece` bytes; registers of ten bytes follow, the significand
+  // of each inside the segment as a whole.
+  ImageOperand(Vcpu& v, const Insn& insn, unsigned size, unsigned header, unsigned piece)
+      : v_(v),
+        seg_(insn.mem.segment),
+        offset_(v.effective_address(insn)),
+        mask_(insn.address_size == 2 ? 0xFFFFu : ~0u),
+        size_(size),
+        header_(header),
+        piece_(piece) {}
+
+  // Each of these returns false after setting `Vcpu::fault`.
+  [[nodiscard]] bool probe_first(unsigned bytes, Access access) { return probe(0, bytes, access); }
+  [[nodiscard]] bool probe_last(Access access) { return probe(size_ - 1, 1, access); }
+  [[nodiscard]] bool load(void* out);
+  // The first `bytes` of the image; a store that faults writes nothing.
+  [[nodiscard]] bool store(const void* in, unsigned bytes);
+  [[nodiscard]] bool probe_store(unsigned bytes);
+  // `bytes` bytes of the image from `from` on, to the same place in `image`.
+  [[nodiscard]] bool load_part(unsigned from, unsigned bytes, u8* image);
+  // Whether its first byte lies in the segment.
+  [[nodiscard]] bool starts_in_segment();
+  // Of the first `bytes` bytes: #AC if alignment checks ask for more than they have.
+  [[nodiscard]] bool check_alignment(unsigned bytes, Access access);
+  // The whole image's bytes in guest RAM when they lie in one page that needs no hook; null: use the above. Kernels save and restore the
+  // FPU at every task switch: 32 checked accesses cost 1 us.
+  [[nodiscard]] u8* direct(Access access);
+
+  [[nodiscard]] Seg segment() const { return seg_; }
+  [[nodiscard]] u32 offset() const { return offset_; }
+
+ private:
+  [[nodiscard]] u32 at(unsigned done) const { return (offset_ + done) & mask_; }
+  [[nodiscard]] unsigned piece_at(unsigned done) const { return done < header_ ? piece_ : 2; }
+  [[nodiscard]] bool significand_fits(unsigned done, Access access);
+  [[nodiscard]] bool probe(unsigned done, unsigned bytes, Access access);
+
+  Vcpu& v_;
+  Seg seg_;
+  u32 offset_;
+  u32 mask_;
+  unsigned size_;
+  unsigned header_;
+  unsigned piece_;
+};
 
 // Turns the x87 stack to TOP = 0 with all registers in use, as every MMX instruction does (SDM vol. 3, 12.2).
 void enter_mmx(FxImage& image);

@@ -2,7 +2,8 @@
 //
 // Flags travel packed in AX, as LAHF and SETO leave them: SF ZF AF PF CF in AH at their own places, OF in bit 0. That needs no stack, so
 // the compiler's red zone is safe. OF is set by 1 + 127 in a byte, SAHF sets the rest. The shapes of one operation (register or memory,
-// immediate or CL count) give equal flags on every CPU we know, except the one-operand multiplications, which are here in their own form.
+// immediate or CL count) give equal flags on every CPU we know, except the one-operand multiplications, which are here in their own form,
+// and rotates by an immediate (shifts.cpp).
 #pragma once
 
 #include "base/types.h"

@@ -135,10 +135,12 @@ Flow cdq(Vcpu& v, const Insn&) {
 // NOP with a ModRM byte and the prefetches do not access memory; fences order what is in order here anyway.
 Flow nothing(Vcpu&, const Insn&) { return Flow::next; }
 
-// CLFLUSH faults as a one-byte load would (SDM vol. 2, CLFLUSH).
+// CLFLUSH faults as a one-byte load would, except that execute-only segments are open to it (SDM vol. 2, CLFLUSH).
 Flow clflush(Vcpu& v, const Insn& insn) {
   u8 byte = 0;
-  return v.load(insn.mem.segment, v.effective_address(insn), byte) ? Flow::next : Flow::fault;
+  u32 linear = 0;
+  if (!v.linear_address(insn.mem.segment, v.effective_address(insn), 1, Access::execute, linear)) return Flow::fault;
+  return v.mem.read(linear, &byte, 1, v.s.cpl == 3, v.fault) ? Flow::next : Flow::fault;
 }
 
 }  // namespace

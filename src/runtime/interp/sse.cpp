@@ -120,10 +120,16 @@ Flow simd_execute(Vcpu& v, const Insn& insn) {
   const bool store = ops.memory != nullptr && ops.memory->written;
   if (ops.memory != nullptr) {
     const unsigned size = ops.memory->size;
-    if (needs_alignment(insn, *ops.memory) && !check_aligned16(v, segment, offset, size, store ? Access::write : Access::read)) {
+    if (needs_alignment(insn, *ops.memory) && !check_aligned16(v, segment, offset)) return Flow::fault;
+    if (store ? !v.probe_store(segment, offset, size) : !v.load_bytes(segment, offset, frame.memory.data(), size)) {
+      // When a store faults, Intel's CPUs have set TOP to 0, but no tag.
+      if (store && ops.x87_state) {
+        const u8 tags = v.s.fpu.ftw;
+        enter_mmx(v.s.fpu);
+        v.s.fpu.ftw = tags;
+      }
       return Flow::fault;
     }
-    if (store ? !v.probe_store(segment, offset, size) : !v.load_bytes(segment, offset, frame.memory.data(), size)) return Flow::fault;
   }
 
   frame.flags = v.s.eflags & flag::status;
@@ -140,30 +146,24 @@ Flow simd_execute(Vcpu& v, const Insn& insn) {
   return Flow::next;
 }
 
-// MASKMOVQ and MASKMOVDQU: bytes whose mask byte has its top bit set go to DS:EDI (the segment can be overridden). All of them are
-// checked before the first is stored.
+// MASKMOVQ and MASKMOVDQU: bytes whose mask byte has its top bit set go to DS:EDI (the segment can be overridden). Whether bytes that are
+// not selected are checked is the CPU's choice (SDM vol. 2, MASKMOVQ); Intel's check eight at a time, the upper ones first,
+// their alignment too.
 Flow mask_move(Vcpu& v, const Insn& insn) {
   const bool wide = insn.row == Row::maskmovdqu;
   if (const Flow f = check_simd(v, insn.feature, wide, !wide); f != Flow::next) return f;
-  // Both ask for 8 bytes, whatever the mask says, as current CPUs do; the manual names #AC for MASKMOVQ alone.
-  if (!v.check_alignment(insn.mem.segment, insn.address_size == 2 ? v.s.gpr[edi] & 0xFFFFu : v.s.gpr[edi], 8)) return Flow::fault;
   FxImage& image = v.s.fpu;
-  const FxImage before = image;
-  if (!wide) enter_mmx(image);
+  if (!wide) enter_mmx(image);  // and it stays, whatever follows
   const u8 data_reg = insn.operand[insn.operand_count - 2u].reg;
   const u8 mask_reg = insn.operand[insn.operand_count - 1u].reg;
   const auto data = wide ? image.xmm[data_reg] : image.st[data_reg];
   const auto mask = wide ? image.xmm[mask_reg] : image.st[mask_reg];
   const auto address = [&](unsigned i) { return insn.address_size == 2 ? (v.s.gpr[edi] + i) & 0xFFFFu : v.s.gpr[edi] + i; };
-  const unsigned count = wide ? 16 : 8;
-  for (const bool commit : {false, true}) {
-    for (unsigned i = 0; i < count; ++i) {
-      if ((mask[i] & 0x80u) == 0) continue;
-      const bool ok = commit ? v.store(insn.mem.segment, address(i), data[i]) : v.probe_store(insn.mem.segment, address(i), 1);
-      if (ok) continue;
-      image = before;
-      return Flow::fault;
-    }
+  constexpr unsigned half = 8;
+  if (wide && !v.probe_store(insn.mem.segment, address(half), half)) return Flow::fault;
+  if (!v.probe_store(insn.mem.segment, address(0), half)) return Flow::fault;
+  for (unsigned i = 0; i < (wide ? 2 * half : half); ++i) {
+    if ((mask[i] & 0x80u) != 0 && !v.store(insn.mem.segment, address(i), data[i])) return Flow::fault;
   }
   return Flow::next;
 }

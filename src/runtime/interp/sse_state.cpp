@@ -15,56 +15,83 @@ constexpr unsigned image_size = 512;
 constexpr unsigned used_size = offsetof(FxImage, xmm) + u64{8} * 16;
 constexpr unsigned x87_size = offsetof(FxImage, xmm);  // all there is without SSE
 
-// Runs `access(offset, done, size)` over the operand in pieces.
-template <typename F>
-bool each_chunk(u32 offset, unsigned size, F access) {
-  for (unsigned done = 0; done < size; done += chunk) {
-    if (!access(offset + done, done, std::min(chunk, size - done))) return false;
+// Intel's CPUs look at the first byte's place in the segment, then at the alignment, then at the last byte. Where alignment checks are on,
+// #AC may take the place of #GP (SDM vol. 2, FXSAVE); on Intel's CPUs it does if the address is not a multiple of 4.
+bool check_image(Vcpu& v, ImageOperand& image, Access access) {
+  return image.starts_in_segment() && image.check_alignment(4, Access::execute) && check_aligned16(v, image.segment(), image.offset()) &&
+         image.probe_last(access);
+}
+
+// What FXRSTOR reads besides the last byte.
+bool load_image(ImageOperand& operand, u8* out) {
+  for (unsigned at = 0; at < used_size; at += chunk) {
+    if (!operand.load_part(at, chunk, out)) return false;
   }
   return true;
 }
 
-// The image's bytes in guest RAM when they lie in one page that needs no hook; null: go through the checked accesses. Kernels save and
-// restore the FPU at every task switch: 32 checked accesses cost 1 us.
-u8* whole_image(Vcpu& v, Seg segment, u32 offset, Access access) {
-  u32 linear = 0;
-  if (!v.linear_address(segment, offset, image_size, access, linear) || (linear & page_mask) > page_size - image_size) return nullptr;
-  return v.mem.direct(linear, access, v.s.cpl == 3);
-}
-
-// Segment, then alignment. Where #AC is on, the manual leaves it to the CPU which misalignments are #AC and which #GP: here, as on current
-// CPUs, those of a doubleword (SDM vol. 2, FXSAVE).
-bool open_image(Vcpu& v, Seg segment, u32 offset, Access access) {
-  u32 linear = 0;
-  return v.linear_address(segment, offset, image_size, access, linear) && v.check_alignment(segment, offset, 4) &&
-         check_aligned16(v, segment, offset, image_size, access);
-}
-
 }  // namespace
 
-bool load_block(Vcpu& v, Seg segment, u32 offset, void* out, unsigned size) {
-  return each_chunk(offset, size,
-                    [&](u32 at, unsigned done, unsigned n) { return v.load_bytes(segment, at, static_cast<u8*>(out) + done, n); });
+bool ImageOperand::load_part(unsigned from, unsigned bytes, u8* image) { return v_.load_bytes(seg_, at(from), image + from, bytes); }
+
+bool ImageOperand::probe(unsigned done, unsigned bytes, Access access) {
+  std::array<u8, chunk> ignored{};
+  return access == Access::write ? v_.probe_store(seg_, at(done), bytes) : v_.load_bytes(seg_, at(done), ignored.data(), bytes);
 }
 
-bool probe_block(Vcpu& v, Seg segment, u32 offset, unsigned size) {
-  return each_chunk(offset, size, [&](u32 at, unsigned, unsigned n) { return v.probe_store(segment, at, n); });
+bool ImageOperand::significand_fits(unsigned done, Access access) {
+  constexpr unsigned extended = 10;
+  constexpr unsigned significand = 8;
+  u32 linear = 0;
+  return done < header_ || (done - header_) % extended != 0 || v_.linear_address(seg_, at(done), significand, access, linear);
 }
 
-bool store_block(Vcpu& v, Seg segment, u32 offset, const void* in, unsigned size) {
-  return probe_block(v, segment, offset, size) && each_chunk(offset, size, [&](u32 at, unsigned done, unsigned n) {
-           return v.store_bytes(segment, at, static_cast<const u8*>(in) + done, n);
-         });
+bool ImageOperand::load(void* out) {
+  for (unsigned done = 0; done < size_; done += piece_at(done)) {
+    if (!significand_fits(done, Access::read)) return false;
+    if (!v_.load_bytes(seg_, at(done), static_cast<u8*>(out) + done, piece_at(done))) return false;
+  }
+  return true;
+}
+
+bool ImageOperand::probe_store(unsigned bytes) {
+  for (unsigned done = 0; done < bytes; done += piece_at(done)) {
+    if (!significand_fits(done, Access::write) || !v_.probe_store(seg_, at(done), piece_at(done))) return false;
+  }
+  return true;
+}
+
+bool ImageOperand::store(const void* in, unsigned bytes) {
+  if (!probe_store(bytes)) return false;
+  for (unsigned done = 0; done < bytes; done += piece_at(done)) {
+    if (!v_.store_bytes(seg_, at(done), static_cast<const u8*>(in) + done, piece_at(done))) return false;
+  }
+  return true;
+}
+
+bool ImageOperand::starts_in_segment() {
+  u32 linear = 0;
+  return v_.linear_address(seg_, offset_, 1, Access::execute, linear);
+}
+
+bool ImageOperand::check_alignment(unsigned bytes, Access access) {
+  u32 linear = 0;
+  return v_.linear_address(seg_, offset_, bytes, access, linear) && v_.check_alignment(seg_, offset_, bytes);
+}
+
+u8* ImageOperand::direct(Access access) {
+  u32 linear = 0;
+  if (at(size_ - 1) < offset_ || !v_.linear_address(seg_, offset_, size_, access, linear)) return nullptr;
+  return (linear & page_mask) > page_size - size_ ? nullptr : v_.mem.direct(linear, access, v_.s.cpl == 3);
 }
 
 // FXSAVE does not wait, and with CR4.OSFXSR = 0 it saves the SSE state all the same, as the manual allows.
 Flow fxsave(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, false); f != Flow::next) return f;
-  const u32 offset = v.effective_address(insn);
-  const Seg segment = insn.mem.segment;
-  if (!open_image(v, segment, offset, Access::write)) return Flow::fault;
-  u8* const direct = whole_image(v, segment, offset, Access::write);
-  if (direct == nullptr && !probe_block(v, segment, offset, image_size)) return Flow::fault;
+  ImageOperand operand(v, insn, image_size, image_size, chunk);
+  if (!check_image(v, operand, Access::write)) return Flow::fault;
+  u8* const direct = operand.direct(Access::write);
+  if (direct == nullptr && !operand.probe_store(used_size)) return Flow::fault;
   FxImage image = v.s.fpu;
   // The 32-bit format: offsets of 32 bits beside selectors, which the CPU model stores as 0.
   image.fip &= 0xFFFFFFFFu;
@@ -77,17 +104,17 @@ Flow fxsave(Vcpu& v, const Insn& insn) {
     std::memcpy(direct, &image, size);
     return Flow::next;
   }
-  return store_block(v, segment, offset, &image, size) ? Flow::next : Flow::fault;
+  return operand.store(&image, size) ? Flow::next : Flow::fault;
 }
 
 Flow fxrstor(Vcpu& v, const Insn& insn) {
   if (const Flow f = check_x87(v, insn, false); f != Flow::next) return f;
-  const u32 offset = v.effective_address(insn);
-  if (!open_image(v, insn.mem.segment, offset, Access::read)) return Flow::fault;
-  std::array<u8, image_size> bytes;
-  if (const u8* const direct = whole_image(v, insn.mem.segment, offset, Access::read); direct != nullptr) {
+  ImageOperand operand(v, insn, image_size, image_size, chunk);
+  if (!check_image(v, operand, Access::read)) return Flow::fault;
+  std::array<u8, image_size> bytes{};
+  if (const u8* const direct = operand.direct(Access::read); direct != nullptr) {
     std::memcpy(bytes.data(), direct, used_size);
-  } else if (!load_block(v, insn.mem.segment, offset, bytes.data(), image_size)) {
+  } else if (!load_image(operand, bytes.data())) {
     return Flow::fault;
   }
   FxImage image = v.s.fpu;

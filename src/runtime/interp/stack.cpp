@@ -46,12 +46,11 @@ Flow popa(Vcpu& v, const Insn& insn) {
   return by_wide_size(insn.operand_size, [&](auto zero) {
     using T = decltype(zero);
     StackCursor stack(v);
-    std::array<T, 8> values{};
+    // What was popped before a fault stays in the registers, as on Intel's CPUs; with the old ESP it is popped again.
     for (unsigned n = 8; n-- > 0;) {
-      if (!stack.pop(values[n])) return Flow::fault;
-    }
-    for (unsigned n = 0; n < 8; ++n) {
-      if (n != esp) set_reg<T>(v, n, values[n]);
+      T value{};
+      if (!stack.pop(value)) return Flow::fault;
+      if (n != esp) set_reg<T>(v, n, value);
     }
     stack.commit();
     return Flow::next;
@@ -64,7 +63,7 @@ Flow enter(Vcpu& v, const Insn& insn) {
     StackCursor stack(v);
     const u32 level = insn.imm2 & 31u;
     if (!stack.push(get_reg<T>(v, ebp))) return Flow::fault;
-    const u32 frame = stack.pointer();
+    const u32 frame = (v.s.gpr[esp] & ~stack.mask()) | stack.pointer();  // all of ESP, also on a 16-bit stack
     u32 outer = v.s.gpr[ebp] & stack.mask();
     for (u32 i = 1; i < level; ++i) {
       outer = (outer - static_cast<u32>(sizeof(T))) & stack.mask();

@@ -100,7 +100,7 @@ Flow cmps(Vcpu& v, const Insn& insn) {
   return repeat<true>(v, insn, regs, [&](u32) -> u32 {
     T left{};
     T right{};
-    if (!v.load(insn.mem.segment, regs.get(esi), left) || !v.load(Seg::es, regs.get(edi), right)) return 0;
+    if (!v.load(Seg::es, regs.get(edi), right) || !v.load(insn.mem.segment, regs.get(esi), left)) return 0;
     (void)host::Cmp::run<T>(left, right, v.s.eflags);
     regs.advance(esi, sizeof(T));
     regs.advance(edi, sizeof(T));

@@ -34,6 +34,30 @@ struct Pointers {
   u16 fop;
 };
 
+u32 wrapped(const Insn& insn, u32 offset) { return insn.address_size == 2 ? offset & 0xFFFFu : offset; }
+
+// Ten bytes are two stores, of the significand and of sign and exponent: the second one may fault alone.
+bool store_result(Vcpu& v, const Insn& insn, u32 offset, unsigned size) {
+  const Seg segment = insn.mem.segment;
+  constexpr unsigned extended = 10;
+  constexpr unsigned significand = 8;
+  const u8* const bytes = v.native->frame().memory.data();
+  if (size != extended) return v.store_bytes(segment, offset, bytes, size);
+  return v.store_bytes(segment, offset, bytes, significand) &&
+         v.store_bytes(segment, wrapped(insn, offset + significand), bytes + significand, extended - significand);
+}
+
+// FLD and FBLD of ten bytes are two loads in the same way.
+bool load_operand(Vcpu& v, const Insn& insn, u32 offset, unsigned size) {
+  const Seg segment = insn.mem.segment;
+  constexpr unsigned extended = 10;
+  constexpr unsigned significand = 8;
+  u8* const bytes = v.native->frame().memory.data();
+  if (size != extended) return v.load_bytes(segment, offset, bytes, size);
+  return v.load_bytes(segment, offset, bytes, significand) &&
+         v.load_bytes(segment, wrapped(insn, offset + significand), bytes + significand, extended - significand);
+}
+
 // A control instruction: runs natively, and leaves the pointers of the last non-control instruction alone.
 void run_control(Vcpu& v, const Insn& insn) {
   const Pointers pointers(v.s.fpu);
@@ -51,14 +75,20 @@ Flow x87_execute(Vcpu& v, const Insn& insn) {
   const u32 offset = memory != nullptr ? v.effective_address(insn) : 0;
   const bool store = memory != nullptr && memory->written;
   if (memory != nullptr) {
-    if (memory->read && !v.load_bytes(insn.mem.segment, offset, frame.memory.data(), memory->size)) return Flow::fault;
-    if (store && !v.probe_store(insn.mem.segment, offset, memory->size)) return Flow::fault;
+    if (memory->read && !load_operand(v, insn, offset, memory->size)) return Flow::fault;
   }
 
+  const FxImage before = image;
   Pointers pointers(image);
   frame.flags = v.s.eflags & flag::status;
   const IgnoredError ignored(image);
   v.native->run(insn, image);
+  // The store comes after the computation, and not at all if an exception suppresses it: then it does not fault either.
+  const bool suppressed = (image.fsw & ~u32{image.fcw} & suppresses_store) != 0;
+  if (store && !suppressed && !store_result(v, insn, offset, memory->size)) {
+    image = before;
+    return Flow::fault;
+  }
   if (insn.info().flags_written != 0) v.s.eflags = (v.s.eflags & ~flag::status) | (static_cast<u32>(frame.flags) & flag::status);
 
   pointers.fip = v.s.eip;
@@ -67,9 +97,6 @@ Flow x87_execute(Vcpu& v, const Insn& insn) {
     if (memory != nullptr) pointers.fdp = offset;
   }
   pointers.put_back(image);
-
-  const bool suppressed = (image.fsw & ~u32{image.fcw} & suppresses_store) != 0;
-  if (store && !suppressed && !v.store_bytes(insn.mem.segment, offset, frame.memory.data(), memory->size)) return Flow::fault;
   return Flow::next;
 }
 

@@ -54,10 +54,9 @@ void get_pointers(const NativeFrame& frame, const Format& f, FxImage& image) {
   image.fop = f.wide ? static_cast<u16>(get<u16>(frame, f.fip + 6) & 0x7FFu) : u16{0};
 }
 
-// Limit and rights of the image, then its alignment: that of the operand size (SDM vol. 3, table 6-7).
-bool open_image(Vcpu& v, const Insn& insn, u32 offset, unsigned size, Access access) {
-  u32 linear = 0;
-  return v.linear_address(insn.mem.segment, offset, size, access, linear) && v.check_alignment(insn.mem.segment, offset, insn.operand_size);
+// Environments align to their words (SDM vol. 3, table 6-7). Intel's CPUs touch the first word, then the last byte, then the rest.
+bool check_image(ImageOperand& image, const Insn& insn, Access access) {
+  return image.check_alignment(insn.operand_size, access) && image.probe_first(insn.operand_size, access) && image.probe_last(access);
 }
 
 Flow check(Vcpu& v, const Insn& insn, bool waiting) {
@@ -75,15 +74,15 @@ Flow fnstenv(Vcpu& v, const Insn& insn) {
   const Format& format = format_of(insn);
   const bool with_registers = insn.row == Row::fnsave;
   const unsigned size = format.environment + (with_registers ? register_bytes : 0);
-  const u32 offset = v.effective_address(insn);
-  if (!open_image(v, insn, offset, size, Access::write) || !probe_block(v, insn.mem.segment, offset, size)) return Flow::fault;
+  ImageOperand operand(v, insn, size, format.environment, insn.operand_size);
+  if (!check_image(operand, insn, Access::write) || !operand.probe_store(size)) return Flow::fault;
 
   FxImage& image = v.s.fpu;
   const FxImage before = image;
   NativeFrame& frame = v.native->frame();
   v.native->run(insn, image);
   put_pointers(frame, format, before);
-  if (!store_block(v, insn.mem.segment, offset, frame.memory.data(), size)) {
+  if (!operand.store(frame.memory.data(), size)) {
     image = before;
     return Flow::fault;
   }
@@ -100,10 +99,8 @@ Flow fldenv(Vcpu& v, const Insn& insn) {
   const Format& format = format_of(insn);
   const unsigned size = format.environment + (insn.row == Row::frstor ? register_bytes : 0);
   NativeFrame& frame = v.native->frame();
-  const u32 offset = v.effective_address(insn);
-  if (!open_image(v, insn, offset, size, Access::read) || !load_block(v, insn.mem.segment, offset, frame.memory.data(), size)) {
-    return Flow::fault;
-  }
+  ImageOperand operand(v, insn, size, format.environment, insn.operand_size);
+  if (!check_image(operand, insn, Access::read) || !operand.load(frame.memory.data())) return Flow::fault;
   // With IGNNE# something may be pending: it is replaced here, and the host must not report it.
   v.s.fpu.fsw = static_cast<u16>(v.s.fpu.fsw & ~(fsw_busy | fsw_es | exception_mask));
   v.native->run(insn, v.s.fpu);

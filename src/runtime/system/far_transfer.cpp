@@ -172,7 +172,8 @@ Flow ret_far(Vcpu& v, const Insn& insn) {
   const unsigned size = insn.operand_size;
   const u32 released = insn.operand_count == 0 ? 0 : insn.imm & 0xFFFFu;
   u32 new_eip = 0, new_cs = 0;
-  if (!peek_stack(v, 0, size, new_eip) || !peek_stack(v, size, size, new_cs)) return Flow::fault;
+  // In the order of Intel's CPUs, which read no more than the selector's two bytes.
+  if (!peek_stack(v, size, 2, new_cs) || !peek_stack(v, 0, size, new_eip)) return Flow::fault;
   const u16 selector = static_cast<u16>(new_cs);
   Descriptor code;
   if (!fetch_return_segment(v, selector, code)) return Flow::fault;

@@ -35,7 +35,8 @@ Flow iret(Vcpu& v, const Insn& insn) {
   const unsigned size = insn.operand_size;
 
   u32 new_eip = 0, new_cs = 0, new_eflags = 0;
-  if (!peek_stack(v, 0, size, new_eip) || !peek_stack(v, size, size, new_cs) || !peek_stack(v, 2 * size, size, new_eflags)) {
+  // In the order of Intel's CPUs, which read no more than the selector's two bytes.
+  if (!peek_stack(v, 2 * size, size, new_eflags) || !peek_stack(v, size, 2, new_cs) || !peek_stack(v, 0, size, new_eip)) {
     return Flow::fault;
   }
   if (size == 4 && (new_eflags & flag::vm) != 0 && s.cpl == 0) return missing(v, "IRET to v8086 mode");

@@ -33,11 +33,12 @@ Flow mov_from_sreg(Vcpu& v, const Insn& insn) {
   return Flow::next;
 }
 
-// A 32-bit push writes the zero-extended selector. The manual also allows a 16-bit write into the four bytes (SDM vol. 2, PUSH).
+// A 32-bit push writes two of its four bytes, as Intel's CPUs do since the first Core (SDM vol. 2, PUSH).
 Flow push_sreg(Vcpu& v, const Insn& insn) {
   const u16 selector = v.s.seg[insn.operand[0].reg].selector;
   interp::StackCursor stack(v);
-  if (!(insn.operand_size == 4 ? stack.push(u32{selector}) : stack.push(selector))) return Flow::fault;
+  stack.skip(0u - insn.operand_size);
+  if (!v.store(Seg::ss, stack.pointer(), selector)) return Flow::fault;
   stack.commit();
   return Flow::next;
 }
@@ -46,11 +47,11 @@ Flow pop_sreg(Vcpu& v, const Insn& insn) {
   const Seg segment = static_cast<Seg>(insn.operand[0].reg);
   if (segment == Seg::cs) return v.raise(Vector::invalid_opcode);
   if (!in_protected_mode(v.s)) return missing(v, outside_protected_mode);
-  u32 selector = 0;
+  u16 selector = 0;  // the upper half of a 32-bit slot is not read
   const u32 offset = v.stack_pointer();
-  if (!v.load_bytes(Seg::ss, offset, &selector, insn.operand_size)) return Flow::fault;
+  if (!v.load(Seg::ss, offset, selector)) return Flow::fault;
   const bool wide_pointer = v.s.segment(Seg::ss).big();  // POP SS: the old stack's width counts
-  if (!load_segment(v, segment, static_cast<u16>(selector))) return Flow::fault;
+  if (!load_segment(v, segment, selector)) return Flow::fault;
   const u32 after = offset + insn.operand_size;
   if (wide_pointer)
     v.set_reg32(esp, after);

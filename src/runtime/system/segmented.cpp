@@ -6,8 +6,8 @@
 namespace ring3 {
 namespace {
 
-// Present expand-up writable data without a limit: nothing to check for any kind of data access.
-bool unchecked(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFF; }
+// Present expand-up writable data, flat: nothing to check for any kind of data access.
+bool unchecked(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFF && c.base == 0; }
 
 bool allows(const SegmentCache& c, Access access) {
   if (!c.usable() || !c.is_code_or_data()) return false;

@@ -24,10 +24,11 @@ trap_entry_\number:
 
 trap_common:
   pushad
-  push ds
-  push es
-  push fs
-  push gs
+  # CPUs may write two of the four bytes that PUSH of a segment register takes (SDM vol. 2, PUSH).
+  .irp register, ds, es, fs, gs
+  push 0
+  mov [esp], \register
+  .endr
   mov ax, KERNEL_DATA
   mov ds, eax
   mov es, eax
