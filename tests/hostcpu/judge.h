@@ -17,9 +17,9 @@ namespace ring3::hostcpu {
 
 struct Options {
   u64 seed = 1;
-  u64 flat = 150;          // programs a row in flat segments
-  u64 segmented = 100;     // programs a row in segments of all kinds
-  u64 encodings = 300000;  // random byte strings
+  u64 flat = 220;          // programs a row in flat segments
+  u64 segmented = 150;     // programs a row in segments of all kinds
+  u64 encodings = 450000;  // random byte strings
   u32 states = 32;         // a program
   std::string_view row;    // one row alone
   std::string_view engine = "both";
