@@ -150,16 +150,17 @@ bool is_prefix(u8 b) {
          b == 0x65;
 }
 
-// 3DNow!, XOP and SSE4a, which are AMD's: Zydis goes on to opcodes and immediates that Intel's CPUs do not look for. (0F 78 and 0F 79
-// without prefix are VMREAD and VMWRITE, which no CPU model has.)
-bool is_undefined_on_intel(std::span<const u8> bytes) {
+// Where Zydis goes on to opcodes and immediates that the guest's CPU does not look for: 3DNow!, XOP and SSE4a are AMD's; C4, C5 and 62 with
+// a register are VEX and EVEX to others. (0F 78 and 0F 79 without prefix are VMREAD and VMWRITE, which no CPU model has.)
+bool is_undefined_at_once(std::span<const u8> bytes) {
   std::size_t at = 0;
   while (at < bytes.size() && is_prefix(bytes[at])) ++at;
   if (bytes.size() - at < 2) return false;
   const bool three_d_now = bytes[at] == 0x0F && bytes[at + 1] == 0x0F;
   const bool sse4a = bytes[at] == 0x0F && (bytes[at + 1] == 0x78 || bytes[at + 1] == 0x79);
   const bool xop = bytes[at] == 0x8F && (bytes[at + 1] & 0x38u) != 0;
-  return three_d_now || sse4a || xop;
+  const bool vex = (bytes[at] == 0xC4 || bytes[at] == 0xC5 || bytes[at] == 0x62) && bytes[at + 1] >= 0xC0;
+  return three_d_now || sse4a || xop || vex;
 }
 
 // What follows an undefined opcode, as far as a CPU fetches it before it raises #UD.
@@ -292,7 +293,7 @@ struct Decoder::Impl {
       if (unlocked[i] == lock) unlocked[i] = ds;
     }
     ZydisDecodedInstruction in;
-    if (is_undefined_on_intel(bytes)) return undefined_length(bytes, is_code32);
+    if (is_undefined_at_once(bytes)) return undefined_length(bytes, is_code32);
     const ZyanStatus status = ZydisDecoderDecodeInstruction(is_code32 ? &code32 : &code16, nullptr, unlocked.data(), bytes.size(), &in);
     if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return 0;
     return ZYAN_SUCCESS(status) ? in.length : undefined_length(bytes, is_code32);
@@ -319,7 +320,7 @@ DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) 
     out.length = static_cast<u8>(length);
     return DecodeStatus::invalid;
   };
-  if (is_undefined_on_intel(bytes.first(available))) return invalid();
+  if (is_undefined_at_once(bytes.first(available))) return invalid();
   if (status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return incomplete;
   if (ZYAN_FAILED(status) || in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return invalid();
 
