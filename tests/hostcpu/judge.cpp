@@ -290,10 +290,13 @@ void Judge::locate_memory_difference(EngineExecutor& subject, u32 index) {
   program.states = all;
 }
 
-// Not counted: runs that fault, which end in the interpreter by design, and those under alignment checks, where nothing is translated.
+// Not counted: runs that fault, which end in the interpreter by design, those under alignment checks, where nothing is translated, and
+// those with an unmasked x87 exception, where x87 and MMX are not.
 void Judge::count_execution(const Program& program, const State& state, const Outcome& expected, bool interpreted) {
   const bool faulted = expected.vector != no_vector && expected.eip == program.address();
-  if (faulted || (state.eflags & flag::ac) != 0) return;
+  constexpr u32 x87_masks = 0x3F;
+  const bool unmasked = program.fpu && (state.fpu.fcw & x87_masks) != x87_masks;
+  if (faulted || unmasked || (state.eflags & flag::ac) != 0) return;
   Execution& e = execution_[static_cast<unsigned>(program.row)];
   if (!interpreted) {
     ++e.emitted;
