@@ -62,8 +62,9 @@ class Emitter {
   enum class SegmentForm : u8 { flat, based, checked };
   [[nodiscard]] SegmentForm segment_form(Seg segment) const;
   void effective_address(const Insn& insn, const Gp& out);  // offset, 32 bits
-  // r8d: offset of an access of `size` bytes -> linear address. Faults if the access is not allowed. Clobbers r9.
-  void to_linear(Seg segment, unsigned size, Table table);
+  // r8d: offset of an access of `size` bytes -> linear address. Faults if the access is not allowed. Clobbers r9. `may_wrap`: the access
+  // may reach over offset FFFFFFFFh.
+  void to_linear(Seg segment, unsigned size, Table table, bool may_wrap = true);
   void check_sign();  // faults unless r9 is negative
   // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned.
   void look_up(unsigned size, Table table);

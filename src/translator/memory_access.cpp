@@ -45,8 +45,10 @@ void Emitter::check_sign() {
   a_.mov(x86::r9d, x86::dword_ptr(x86::r15, x86::r9, 3, limit_guard));
 }
 
-void Emitter::to_linear(Seg segment, unsigned size, Table table) {
-  const SegmentForm form = segment_form(segment);
+void Emitter::to_linear(Seg segment, unsigned size, Table table, bool may_wrap) {
+  SegmentForm form = segment_form(segment);
+  // The offset must not wrap at 4 GiB inside the access (SDM vol. 3, 5.3); with base 0 that is a page crossing, which the look-up finds.
+  if (form == SegmentForm::based && may_wrap && size > 1) form = SegmentForm::checked;
   if (form == SegmentForm::flat) return;
   const unsigned number = static_cast<unsigned>(segment);
   if (form == SegmentForm::based) {
@@ -113,7 +115,8 @@ void Emitter::look_up(unsigned size, Table table) {
 
 void Emitter::operand_address(const Insn& insn, unsigned size, Table table) {
   effective_address(insn, x86::r8d);
-  to_linear(insn.mem.segment, size, table);
+  const bool fixed = insn.mem.base == no_reg && insn.mem.index == no_reg;
+  to_linear(insn.mem.segment, size, table, !fixed || insn.mem.displacement + (size - 1) < insn.mem.displacement);
   look_up(size, table);
 }
 

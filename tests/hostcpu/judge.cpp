@@ -200,7 +200,6 @@ class Judge::Comparison final : public StateObserver {
   std::string compare(const State& state, const Outcome& expected, const Outcome& got) {
     if (got.vector == not_run) return fmt::format("  not executed: {}\n", subject_.failure());
     if (expected.vector == endless) return "  does not end on the host\n";
-    if (wraps_in_emitted_code(state)) return {};
     std::string text = difference(program_, state, expected, got);
     if (text.empty()) judge_.count_undefined_flags(program_, expected, got);
     const Tolerance tolerance = tolerance_of(program_, state, expected, got);
@@ -220,17 +219,6 @@ class Judge::Comparison final : public StateObserver {
         text = fmt::format("  the cache of segment register {} is not its descriptor\n", i);
     }
     return text;
-  }
-
-  // Emitted accesses through a segment with a base and a limit of FFFFFFFFh do not see that they wrap round its end.
-  bool wraps_in_emitted_code(const State& state) {
-    if (!subject_.translates() || !program_.defined || !program_.insn.has_memory) return false;
-    const SegmentCache segment = batch_.segment(program_, program_.insn.mem.segment);
-    if (segment.base == 0 || segment.limit != 0xFFFFFFFF) return false;
-    const u32 offset = operand_address(batch_, program_, state.gpr) - segment.base;
-    if (offset + operand_size(program_.insn) - 1 >= offset) return false;
-    comparable_ = false;
-    return true;
   }
 
   Judge& judge_;
