@@ -12,7 +12,6 @@
 // qemu: deviates in "room" (it checks no limits)
 // qemu: deviates in "limits of code" (as above)
 //
-// timeout: 150
 // expect:
 //   gates, software interrupts: ok
 //   gates, exceptions: ok

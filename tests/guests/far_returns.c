@@ -10,7 +10,6 @@
 // qemu: deviates in "accessed bits" (far transfers do not set them)
 // qemu: deviates in "pages" (the stack is read with the rights of ring 0)
 //
-// timeout: 150
 // expect:
 //   code segments: ok
 //   code selectors: ok

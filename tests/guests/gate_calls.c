@@ -9,7 +9,6 @@
 // qemu: deviates in "JMP through gates" (absent code is #GP, not #NP)
 // qemu: deviates in "conforming targets" (as above, and a CALL through a gate sets CPL to the DPL of conforming code)
 //
-// timeout: 150
 // expect:
 //   direct: ok
 //   TSS as target: ok

@@ -2,8 +2,6 @@
 // and preempted by the timer at a high rate. Registers, flags, memory and FPU state must be the same. Each program is new code, so the
 // translator meets fresh blocks under interrupts too.
 //
-// timeout: 200
-//
 // expect:
 //   programs without interrupts repeat themselves: ok
 //   programs under interrupts: ok
