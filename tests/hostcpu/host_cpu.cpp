@@ -33,7 +33,7 @@ extern "C" void ring3_hostcpu_on_signal(int number, void*, void* context) {
   ring3::hostcpu::SwitchWords& w = ring3_hostcpu_words;
   const auto selectors = static_cast<u64>(g[REG_CSGSFS]);
   const u64 cs = selectors & 0xFFFF;
-  if (number == SIGALRM) {
+  if (number == SIGPROF) {
     const bool same = w.run_at_tick == w.run;
     w.run_at_tick = w.run;
     if (w.running == 0 || cs == code64_selector || !same) return;
@@ -69,8 +69,8 @@ bool has_code32_segment() {
   return (rights & code_default32) == code_default32;
 }
 
-constexpr std::array<int, 7> signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGALRM};
-constexpr long patience = 100'000;  // us that a program may run
+constexpr std::array<int, 7> signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGPROF};
+constexpr long patience = 100'000;  // us of CPU time that a program may run: the machine may be busy
 
 void* map_at(u32 address, std::size_t size, int protection, int fd) {
   // Populated, so that a fault says what the protection is, not that a page was never touched.
@@ -172,7 +172,7 @@ HostCpu::HostCpu() : impl_(std::make_unique<Impl>()) {
   for (const int number : signals) sigaction(number, &action, nullptr);
   filter_system_calls();
   const itimerval timer{{0, patience}, {0, patience}};
-  setitimer(ITIMER_REAL, &timer, nullptr);
+  setitimer(ITIMER_PROF, &timer, nullptr);
 }
 
 HostCpu::~HostCpu() = default;
@@ -236,7 +236,7 @@ void HostCpu::run_state(const Program& program, const State& state, Outcome& out
   }
   out.selector[static_cast<unsigned>(Seg::cs)] = w.cs;
   out.eip = w.eip;
-  out.vector = w.signal == SIGSYS ? system_call : w.signal == SIGALRM ? endless : static_cast<u16>(w.vector);
+  out.vector = w.signal == SIGSYS ? system_call : w.signal == SIGPROF ? endless : static_cast<u16>(w.vector);
   out.error_code = w.error_code;
   constexpr u32 page_fault = 14;
   if (w.vector == page_fault) out.address = w.address;
