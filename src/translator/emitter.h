@@ -94,7 +94,6 @@ class Emitter {
   void check_target(const Gp& eip);                   // 64-bit name of the register; faults beyond the limit of CS
   void jump_indirect(const Gp& eip);                  // without poll
   void jump_table();                                  // to the linear address in r8d
-  [[nodiscard]] asmjit::Label cold_exit(u32 target);
   [[nodiscard]] bool in_page(u32 target) const;
   void patchable_jump(std::initializer_list<u8> opcode, u32 target);
   void emit_cold_exits(TranslatedBlock& out);

@@ -38,7 +38,8 @@ Emitter::SegmentForm Emitter::segment_form(Seg segment) const {
   return (key_.mode & mode::ds_es_ss_flat) != 0 ? SegmentForm::flat : SegmentForm::checked;
 }
 
-// r9 is negative if what was checked is inside, and below 2^33 otherwise. Half of it is the index: no flags, no shift count.
+// r9 is negative if what was checked is inside, and 0 to 2^33 - 1 otherwise: its upper half, as an index, is -1, or 0 or 1. No flags
+// change.
 void Emitter::check_sign() {
   a_.rorx(x86::r9, x86::r9, 32);
   a_.movsxd(x86::r9, x86::r9d);
