@@ -32,6 +32,7 @@ struct Texts {
   std::string cache_size;
   std::string max_block;
   std::string interpret;
+  std::string opt;
   std::vector<std::string> modules;
   bool no_reboot = false;
   bool no_chain = false;
@@ -109,12 +110,47 @@ u32 parse_families(std::string_view list) {
   }
 }
 
+constexpr std::string_view off_prefix = "no-";
+
+std::string optimization_names() {
+  std::vector<std::string> names;
+  for (const OptimizationInfo& info : optimization_table) names.push_back(fmt::format("{}{}", off_prefix, info.name));
+  return fmt::format("{}", fmt::join(names, ","));
+}
+
+std::string optimization_list() {
+  std::string text;
+  for (const OptimizationInfo& info : optimization_table) text += fmt::format("no-{:<14} {}\n", info.name, info.text);
+  return text;
+}
+
+// no-NAME, separated by commas.
+Optimizations parse_optimizations(std::string_view list) {
+  Optimizations out;
+  for (;;) {
+    const std::string_view name = list.substr(0, list.find(','));
+    const auto found = std::ranges::find_if(optimization_table, [name](const OptimizationInfo& info) {
+      return name.starts_with(off_prefix) && name.substr(off_prefix.size()) == info.name;
+    });
+    if (found == optimization_table.end())
+      throw UserError(fmt::format("--opt {}: nothing that can be switched off; choose from {}, or list", in_quotes(std::string(name)),
+                                  optimization_names()));
+    out.switch_off(static_cast<Optimization>(found - optimization_table.begin()));
+    if (name.size() == list.size()) return out;
+    list.remove_prefix(name.size() + 1);
+  }
+}
+
 // The options that mean something to one engine only.
 void understand_engine(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
-  const std::pair<const char*, bool> translating[] = {
-      {"--check", !texts.check.empty()}, {"--cache-size", !texts.cache_size.empty()}, {"--max-block", !texts.max_block.empty()},
-      {"--no-chain", texts.no_chain},    {"--interpret", !texts.interpret.empty()},   {"--dump-cache", !options.dump_cache.empty()}};
+  const std::pair<const char*, bool> translating[] = {{"--check", !texts.check.empty()},
+                                                      {"--cache-size", !texts.cache_size.empty()},
+                                                      {"--max-block", !texts.max_block.empty()},
+                                                      {"--no-chain", texts.no_chain},
+                                                      {"--interpret", !texts.interpret.empty()},
+                                                      {"--opt", !texts.opt.empty()},
+                                                      {"--dump-cache", !options.dump_cache.empty()}};
   const auto given = [](const auto& option) { return option.second; };
   if (texts.engine == "interp") {
     machine.engine = EngineKind::interp;
@@ -135,6 +171,7 @@ void understand_engine(const Texts& texts, Options& options) {
   machine.bt.count = options.stats || !options.dump_cache.empty();
   if (!texts.cache_size.empty()) machine.cache_bytes = parse_cache_size(texts.cache_size);
   if (!texts.interpret.empty()) machine.bt.translator.interpreted_families = parse_families(texts.interpret);
+  if (!texts.opt.empty()) machine.bt.translator.optimizations = parse_optimizations(texts.opt);
   if (!texts.max_block.empty()) machine.bt.max_block = parse_max_block(texts.max_block);
 }
 
@@ -170,6 +207,13 @@ void define(CLI::App& run, Options& options, Texts& texts) {
   option("--interpret", texts.interpret,
          "interpret these instruction families, like string,x87, wherever they occur: to find a wrong translation")
       ->type_name("LIST");
+  option("--opt", texts.opt, "switch mechanisms off that make the run faster, like no-sensitive; list shows them")
+      ->type_name("LIST")
+      ->each([](const std::string& names) {
+        if (names != "list") return;
+        std::cout << optimization_list();
+        throw CLI::Success();
+      });
   run.add_flag("--stats", options.stats, "print figures about the run to stderr at its end");
   option("--trace", options.trace, fmt::format("write traces: all, or some of {}", fmt::join(trace_names, ",")).c_str())->type_name("LIST");
   option("--trace-file", options.trace_file, "where traces go (stderr)")->type_name("FILE");

@@ -62,6 +62,7 @@ bool Emitter::uses_x87(const Insn& insn) {
 bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
+  if (info.emission == Emission::in_cache && !options_.optimizations.on(Optimization::sensitive)) return true;
   if ((options_.missing_features >> static_cast<unsigned>(insn.feature) & 1u) != 0) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;

@@ -7,6 +7,7 @@
 
 #include "frontend/guest_block.h"
 #include "translator/contract.h"
+#include "translator/optimizations.h"
 #include "translator/stubs.h"
 #include "translator/translated_block.h"
 
@@ -15,6 +16,7 @@ namespace ring3 {
 struct TranslatorOptions {
   u64 missing_features = 0;      // bit per Feature that the CPU model lacks
   u32 interpreted_families = 0;  // bit per Family: these rows always go to the interpreter (to bisect a wrong translation)
+  Optimizations optimizations;
 };
 
 // Physical addresses of instructions that were seen to access memory misaligned: they get the form that looks at both ends.

@@ -138,6 +138,9 @@ class BadInput(support.Case):
             self.refused([*kernel, "--interpret", families], "simd", "no such", "sse")
         for families in [",", "alu,", "alu,,mov", "ALU", "alu mov"]:
             self.refused([*kernel, "--interpret", families], "--interpret", "sse")
+        self.refused([*kernel, "--engine", "interp", "--opt", "no-sensitive"], "--opt")
+        for names in ("sensitive", "no-speed", "no-sensitive,", ",no-sensitive", "no-"):
+            self.refused([*kernel, "--opt", names], "--opt", "no-sensitive")
         self.refused([*kernel, "--nonsense"], "--nonsense", "--help")
         self.refused([*kernel, "stray"], "stray", "--help")
         self.refused([], "--kernel", "--help")

@@ -1,0 +1,43 @@
+// The mechanisms that make a run faster and change nothing that a guest can see. Each can be switched off (--opt no-NAME), to measure what
+// it gains and to bisect what it breaks; all guest tests run with each of them off.
+#pragma once
+
+#include "base/types.h"
+
+#include <array>
+#include <string_view>
+
+// X(enumerator, name on the command line, what it is)
+#define RING3_OPTIMIZATIONS(X) X(sensitive, "sensitive", "CLI, STI, PUSHF, POPF and their like inside the cache instead of interpreted")
+
+namespace ring3 {
+
+enum class Optimization : u8 {
+#define RING3_OPTIMIZATION(enumerator, name, text) enumerator,
+  RING3_OPTIMIZATIONS(RING3_OPTIMIZATION)
+#undef RING3_OPTIMIZATION
+      count,
+};
+
+struct OptimizationInfo {
+  std::string_view name;
+  std::string_view text;
+};
+
+inline constexpr std::array<OptimizationInfo, static_cast<std::size_t>(Optimization::count)> optimization_table{{
+#define RING3_OPTIMIZATION(enumerator, name, text) {name, text},
+    RING3_OPTIMIZATIONS(RING3_OPTIMIZATION)
+#undef RING3_OPTIMIZATION
+}};
+
+// All on unless switched off.
+class Optimizations {
+ public:
+  [[nodiscard]] bool on(Optimization which) const { return (off_ >> static_cast<unsigned>(which) & 1u) == 0; }
+  void switch_off(Optimization which) { off_ |= 1u << static_cast<unsigned>(which); }
+
+ private:
+  u32 off_ = 0;
+};
+
+}  // namespace ring3
