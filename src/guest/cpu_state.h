@@ -50,6 +50,7 @@ struct EmittedLink {
   u64 fpu_gate = 0;       // host address loaded before the first FPU instruction of a block; 0 faults into the runtime
   u64 always_valid = 0;   // a host address that can be loaded
   u32 if_flag = 0;        // flag::if_ or 0
+  u32 x87_pointer = 0;    // FIP: EIP of the last non-control x87 instruction. Hosts lose theirs (AMD's at every FXSAVE)
   u32 system_flags = 0;   // the virtual flags except IF, with bit 1 set
   u32 host_flags = 0;     // RFLAGS as emitted code left them
   u32 exit_reason = 0;    // translator/contract.h, ExitReason

@@ -60,6 +60,7 @@ inline constexpr i32 fpu_gate = link + static_cast<i32>(offsetof(EmittedLink, fp
 inline constexpr i32 always_valid = link + static_cast<i32>(offsetof(EmittedLink, always_valid));
 inline constexpr i32 if_flag = link + static_cast<i32>(offsetof(EmittedLink, if_flag));
 inline constexpr i32 system_flags = link + static_cast<i32>(offsetof(EmittedLink, system_flags));
+inline constexpr i32 x87_pointer = link + static_cast<i32>(offsetof(EmittedLink, x87_pointer));
 inline constexpr i32 host_flags = link + static_cast<i32>(offsetof(EmittedLink, host_flags));
 inline constexpr i32 exit_reason = link + static_cast<i32>(offsetof(EmittedLink, exit_reason));
 inline constexpr i32 exit_argument = link + static_cast<i32>(offsetof(EmittedLink, exit_argument));

@@ -24,6 +24,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   if (counter != nullptr) count_execution(counter);
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
+    if (x87_moved_ && insn.info().family != Family::x87) store_x87_pointer();
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
     unaligned_here_ = unaligned_.contains(key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
@@ -34,6 +35,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     ++index_;
   }
   out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
+  if (x87_moved_) store_x87_pointer();
   if (!ended_) {
     if (poll_at_ == index_) poll();
     jump_direct(key_.linear + guest_offset_);
@@ -44,7 +46,18 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
 void Emitter::emit_insn(const Insn& insn) {
   if (!must_interpret(insn)) {
     const std::size_t start = a_.offset();
-    if (try_emit(insn)) return;
+    if (try_emit(insn)) {
+      if (insn.info().family == Family::x87) {
+        InsnPoint& point = out_->points.back();
+        point.x87 = true;
+        point.moves_fip = moves_x87_pointer(insn.row);
+        if (point.moves_fip) {
+          x87_moved_ = true;
+          x87_eip_ = linear() - key_.cs_base;
+        }
+      }
+      return;
+    }
     if (a_.offset() != start) throw InternalError("an emitter gave up after it had emitted code: " + std::string(row_name(insn.row)));
   }
   interpret(insn);
@@ -87,6 +100,7 @@ bool Emitter::try_emit(const Insn& insn) {
 }
 
 void Emitter::interpret(const Insn& insn) {
+  if (x87_moved_) store_x87_pointer();
   out_->points.back().emitted = false;
   a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
   out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
@@ -105,6 +119,26 @@ void Emitter::check_fpu() {
   fpu_checked_ = true;
   a_.mov(x86::r9, field(offset::fpu_gate, 8));
   a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+}
+
+void Emitter::store_x87_pointer() {
+  a_.mov(field(offset::x87_pointer, 4), x87_eip_);
+  x87_moved_ = false;
+}
+
+// SDM vol. 1, 8.1.8: control instructions do not move FIP.
+bool Emitter::moves_x87_pointer(Row row) {
+  switch (row) {
+    case Row::fldcw:
+    case Row::fnclex:
+    case Row::fnstcw:
+    case Row::fnstsw:
+    case Row::fwait:
+    case Row::fdisi8087_nop:
+    case Row::feni8087_nop:
+    case Row::fsetpm287_nop: return false;
+    default: return true;
+  }
 }
 
 void Emitter::count_execution(u64* counter) {

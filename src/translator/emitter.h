@@ -47,6 +47,8 @@ class Emitter {
   void interpret(const Insn& insn);
   void poll();
   void check_fpu();
+  void store_x87_pointer();  // behind a run of emitted x87 instructions
+  [[nodiscard]] static bool moves_x87_pointer(Row row);
   void count_execution(u64* counter);
   [[nodiscard]] bool must_interpret(const Insn& insn) const;
   [[nodiscard]] static bool uses_x87(const Insn& insn);
@@ -121,6 +123,8 @@ class Emitter {
   u32 guest_offset_ = 0;
   bool unaligned_here_ = false;
   bool fpu_checked_ = false;
+  bool x87_moved_ = false;  // x87_eip_ is not stored yet
+  u32 x87_eip_ = 0;
   u32 poll_at_ = 0;         // index of the instruction before which an interrupt must be able to come in (0: none)
   bool hold_poll_ = false;  // the current instruction follows STI
   bool ended_ = false;      // the last instruction left the block on every path

@@ -15,6 +15,8 @@ struct InsnPoint {
   bool emitted = true;      // false: the point leads to the interpreter
   bool rep_string = false;  // may hand over to the interpreter between two iterations
   bool shadowed = false;    // follows an STI of the same block: no interrupt comes in before it
+  bool x87 = false;         // emitted x87 code: EmittedLink::x87_pointer is written once behind a run of these
+  bool moves_fip = false;   // a non-control x87 instruction
 };
 
 // A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the

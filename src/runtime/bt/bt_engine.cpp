@@ -250,6 +250,7 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   if (guard_->event()) s.link.poll = s.link.pending = 0;
   const u64 fdp = s.fpu.fdp;
   const u16 fop = s.fpu.fop;
+  s.link.x87_pointer = static_cast<u32>(s.fpu.fip);
   const u64 start = options_.count ? __rdtsc() : 0;
   reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
@@ -262,10 +263,24 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   // Emitted x87 code has every exception masked (mode::x87_unmasked), so it moves the instruction pointer alone (guest/cpu_state.h).
   s.fpu.fdp = fdp;
   s.fpu.fop = fop;
-  if (region_.contains(s.fpu.fip)) {
-    const CodeCache::Site site = cache_.find_host(s.fpu.fip);
-    s.fpu.fip = site.block != nullptr ? guest_eip(*site.block, site.point) : 0;
+  s.fpu.fip = x87_pointer();
+}
+
+// FIP as the exit left it: what was stored, unless the exit cut a run of x87 instructions.
+u32 BtEngine::x87_pointer() {
+  using contract::ExitReason;
+  const EmittedLink& link = v_.s.link;
+  CodeCache::Site site;
+  if (static_cast<ExitReason>(link.exit_reason) == ExitReason::interpret) {
+    site = cache_.interpret_site(static_cast<u32>(link.exit_argument));
+  } else if (static_cast<ExitReason>(link.exit_reason) == ExitReason::host_fault) {
+    site = cache_.find_host(guard_->last().pc);
   }
+  if (site.block == nullptr) return link.x87_pointer;
+  for (u32 point = site.point; point-- != 0 && site.block->points[point].x87;) {
+    if (site.block->points[point].moves_fip) return guest_eip(*site.block, point);
+  }
+  return link.x87_pointer;
 }
 
 BtEngine::Next BtEngine::handle_exit() {

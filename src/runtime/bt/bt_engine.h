@@ -88,6 +88,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   void rearm();
   void drop_resume();  // gives up going on inside a block
   void load_fpu();
+  [[nodiscard]] u32 x87_pointer();
 
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
