@@ -154,7 +154,25 @@ tick_entry:
   mov al, 0x20
   out 0x20, al
   inc dword ptr ticks
-  mov eax, ticks
+  # What a return to an outer ring changes (SDM vol. 2, IRET): ESP's upper half if the stack is a 16-bit one, the RPL of NULL selectors.
+  test byte ptr [esp + 12], 3
+  jz 4f
+  .irp segment, ds, es, fs, gs
+    .ifc \segment, ds
+      mov eax, ecx
+    .else
+      mov eax, \segment
+    .endif
+    dec eax
+    cmp ax, 2
+    jbe 3f
+  .endr
+  lar eax, [esp + 24]
+  jnz 4f
+  test eax, 0x400000
+  jnz 4f
+3:inc dword ptr visible_ticks
+4:mov eax, ticks
   cmp eax, tick_limit
   ja 1f
   mov ds, ecx
