@@ -243,7 +243,7 @@ bool Generator::make_state(State& state) {
   if (!memory_operand(state)) return false;
   if (program_->jumps) jump_target(state);
   selectors(state);
-  return true;
+  return !touches_differing_bytes(state);
 }
 
 void Generator::emit_patches(State& state) {

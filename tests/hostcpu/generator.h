@@ -42,7 +42,9 @@ class Generator {
   void fpu_state(FxImage& image);
   void implicit_addresses(State& state);
   [[nodiscard]] bool memory_operand(State& state);
-  [[nodiscard]] bool reads_way_out(u32 linear, u32 size) const;
+  // Whether bytes there may differ between host and guest: what follows the program, the guest's kernel.
+  [[nodiscard]] bool differs_by_place(u32 linear, u32 size) const;
+  [[nodiscard]] bool touches_differing_bytes(const State& state) const;
   void special_contents(u32 linear);
   void jump_target(State& state);
   void far_target(State& state);

@@ -44,8 +44,6 @@ class StopBus final : public Bus {
 };
 
 // The guest's kernel: one handler for each vector, which writes to the stop port. Supervisor pages, out of reach of generated addresses.
-inline constexpr u32 kernel_base = 0xC0000000;
-inline constexpr u32 kernel_size = 8 * page;
 inline constexpr u32 idt_at = kernel_base;
 inline constexpr u32 gdt_at = kernel_base + page;
 inline constexpr u32 ldt_at = kernel_base + page + 0x400;

@@ -199,10 +199,10 @@ class Judge::Comparison final : public StateObserver {
  private:
   std::string compare(const State& state, const Outcome& expected, const Outcome& got) {
     if (got.vector == not_run) return fmt::format("  not executed: {}\n", subject_.failure());
-    if (expected.vector == endless) return "  does not end on the host\n";
-    std::string text = difference(program_, state, expected, got);
+    std::string text = expected.vector == endless ? "  does not end on the host\n" : difference(batch_, program_, state, expected, got);
+    if (expected.vector == endless && program_.defined) return text;
     if (text.empty()) judge_.count_undefined_flags(program_, expected, got);
-    const Tolerance tolerance = tolerance_of(program_, state, expected, got);
+    const Tolerance tolerance = tolerance_of(batch_, program_, state, expected, got);
     if (tolerance.anything || tolerance.memory) comparable_ = false;
     if (!program_.defined && !text.empty()) {
       const UnannouncedInfo info = unannounced(program_.bytes());

@@ -26,6 +26,10 @@ inline constexpr u32 data_end = data_base + data_size;
 // Nothing else of the host process lies below 4 GiB.
 inline constexpr u32 trampoline_base = 0x30000000;
 
+// The guest's kernel: pages of the supervisor there, absent ones on the host, so that an access gives another error code.
+inline constexpr u32 kernel_base = 0xC0000000;
+inline constexpr u32 kernel_size = 8 * page;
+
 // Selectors of 64-bit Linux for user code and data; the guest uses the same.
 inline constexpr u16 code_selector = 0x23;
 inline constexpr u16 data_selector = 0x2B;

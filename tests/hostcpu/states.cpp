@@ -46,10 +46,35 @@ u32 operand_size(const Insn& insn) {
 
 bool must_be_aligned(const Insn& insn) { return insn.lock || insn.row == Row::xchg; }
 
-// What follows the program differs between host and guest.
-bool Generator::reads_way_out(u32 linear, u32 size) const {
+bool Generator::differs_by_place(u32 linear, u32 size) const {
   constexpr u32 longest_way_out = 8;
-  return linear + size - program_->start < size + program_->length + longest_way_out;
+  return linear + size - program_->start < size + program_->length + longest_way_out || linear + size - kernel_base < size + kernel_size;
+}
+
+// Looked at when the registers are final.
+bool Generator::touches_differing_bytes(const State& s) const {
+  const Insn& insn = program_->insn;
+  constexpr u32 around = 256;
+  const auto near_register = [&](Gpr reg, Seg seg) {
+    const u32 offset = insn.address_size == 2 ? s.gpr[reg] & 0xFFFFu : s.gpr[reg];
+    return differs_by_place(segment(seg).base + offset - around, 2 * around);
+  };
+  if (is_stack_row(insn) && differs_by_place(stack_address(s) - around, 2 * around)) return true;
+  if ((insn.row == Row::leave || insn.row == Row::enter) && near_register(ebp, Seg::ss)) return true;
+  const Family family = insn.info().family;
+  if ((family == Family::string || family == Family::io) && (near_register(esi, insn.mem.segment) || near_register(edi, Seg::es)))
+    return true;
+  if (!insn.has_memory || insn.row == Row::lea || insn.row == Row::nop) return false;
+  u32 at = memory_address(s);
+  for (unsigned i = 0; i < insn.operand_count && is_bit_row(insn.row); ++i) {
+    const Operand& o = insn.operand[i];
+    if (o.slot != Slot::modrm_reg || o.kind != OperandKind::reg) continue;
+    const i32 bit = insn.operand_size == 2 ? static_cast<i16>(s.gpr[o.reg]) : static_cast<i32>(s.gpr[o.reg]);
+    const u32 base = segment(insn.mem.segment).base;
+    const u32 offset = at - base + static_cast<u32>(bit / 8);
+    at = base + (insn.address_size == 2 ? offset & 0xFFFFu : offset);
+  }
+  return differs_by_place(at - 4, operand_size(insn) + 8);
 }
 
 void Generator::registers(State& s) {
@@ -159,7 +184,6 @@ bool Generator::memory_operand(State& s) {
   const u32 reached = memory_address(s);
   if (insn.row == Row::lea || insn.row == Row::nop) return true;
   if (address_sanitizer && (!is_safe(reached) || !is_safe(reached + size))) return false;
-  if (reads_way_out(reached, size)) return false;
   if (must_be_aligned(insn) && (reached & (size - 1)) != 0) {
     // Registers that cannot reach an aligned address: an absent page is as good.
     if (reached - data_base < data_size || reached - code_base < code_size) return false;

@@ -15,14 +15,20 @@ struct Tolerance {
   bool memory = false;       // memory may differ from then on
   bool anything = false;     // also no fault at all; the program is `isolated`
   bool fault_place = false;  // of several pages that fault, another one may be reported
+  bool other_fault = false;  // of several faults of the instruction, another one may be reported
+  bool eip = false;          // EIP may differ
 };
 
 // `expected` is the host's outcome.
-[[nodiscard]] Tolerance tolerance_of(const Program& program, const State& before, const Outcome& expected, const Outcome& got);
+[[nodiscard]] Tolerance tolerance_of(const Batch& batch, const Program& program, const State& before, const Outcome& expected,
+                                     const Outcome& got);
 
 // Whether the memory that this instruction leaves behind can differ where that is tolerated.
 [[nodiscard]] bool needs_isolation(const Insn& insn);
 
 [[nodiscard]] bool host_is_intel();
+// What a host of AMD's may do besides (tolerance_amd.cpp).
+[[nodiscard]] Tolerance amd_tolerance(const Batch& batch, const Program& program, const State& before, const Outcome& expected,
+                                      const Outcome& got);
 
 }  // namespace ring3::hostcpu

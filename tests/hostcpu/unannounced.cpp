@@ -47,6 +47,12 @@ constexpr std::array entries{
     Entry{1, 0x01, 0x01, any_prefix, Mod::reg, any_reg, 0xE9, undefined, "XRESLDTRK: not announced"},
     Entry{1, 0x01, 0x01, any_prefix, Mod::reg, any_reg, 0xEE, undefined, "RDPKRU: not announced"},
     Entry{1, 0x01, 0x01, any_prefix, Mod::reg, any_reg, 0xEF, undefined, "WRPKRU: not announced"},
+    Entry{1, 0x01, 0x01, any_prefix, Mod::reg, 3, any_modrm, undefined, "SVM: not announced"},
+    Entry{1, 0x01, 0x01, any_prefix, Mod::reg, 7, any_modrm, undefined, "MONITORX, MWAITX, CLZERO, RDPRU: AMD's"},
+    Entry{1, 0x05, 0x05, any_prefix, Mod::any, any_reg, any_modrm, undefined, "SYSCALL: Intel's CPUs have it in 64-bit mode only"},
+    Entry{1, 0x07, 0x07, any_prefix, Mod::any, any_reg, any_modrm, undefined, "SYSRET: Intel's CPUs have it in 64-bit mode only"},
+    Entry{1, 0x2B, 0x2B, pf3 | pf2, Mod::memory, any_reg, any_modrm, undefined, "MOVNTSS, MOVNTSD: AMD's"},
+    Entry{1, 0x78, 0x79, p66 | pf2, Mod::any, any_reg, any_modrm, undefined, "EXTRQ, INSERTQ: AMD's"},
     Entry{1, 0xBC, 0xBD, pf3, Mod::any, any_reg, any_modrm, older, "TZCNT, LZCNT: BSF and BSR to CPUs without them"},
     Entry{1, 0xAE, 0xAE, pf3, Mod::reg, 4, any_modrm, undefined, "PTWRITE: not announced"},
     Entry{1, 0xAE, 0xAE, any_prefix, Mod::memory, 4, any_modrm, undefined, "XSAVE, PTWRITE: not announced"},
@@ -114,8 +120,9 @@ Opcode parse(std::span<const u8> bytes) {
 
 UnannouncedInfo unannounced(std::span<const u8> bytes) {
   const Opcode o = parse(bytes);
-  if (!o.complete) return {};
   for (const Entry& e : entries) {
+    const bool whole = o.complete || (e.mod == Mod::any && e.reg == any_reg && e.modrm == any_modrm);
+    if (!whole) continue;
     if (o.map != e.map || o.opcode < e.first || o.opcode > e.last || (o.prefix & e.prefix) == 0) continue;
     if (e.mod == Mod::memory && o.modrm >= 0xC0) continue;
     if (e.mod == Mod::reg && o.modrm < 0xC0) continue;
