@@ -1,31 +1,46 @@
 // One installed translation.
 //
-// Identified by its BlockKey. Three indexes lead to it: the key map answers "is this code translated?", the page index "which
+// Identified by its BlockKey. Three indexes lead to it: the key table answers "is this code translated?", the page index "which
 // translations does a write to this physical page kill?", and the host map "which guest instruction is this host pc?".
+//
+// There are as many of these as the guest has run code, so what is kept beside them counts: everything of variable length lies in arrays
+// that all blocks share.
 #pragma once
 
-#include <vector>
-
+#include "codecache/point_stream.h"
 #include "guest/block_key.h"
-#include "translator/translated_block.h"
+
+#include <ranges>
 
 namespace ring3 {
 
 struct Block {
+  static constexpr u32 none = ~0u;
+
   BlockKey key;
-  u32 host_offset = 0;  // from the code cache's base
+  const u8* points = nullptr;  // insn_count + 1 of them (point_stream.h)
+  u32 number = 0;              // in order of installation since the last flush
+  u32 host_offset = 0;         // from the code cache's base
   u32 host_size = 0;
   u32 guest_length = 0;
-  u64 second_page = 0;  // physical address of the second page, if it crosses
+  u32 first_exit = 0;    // number of its first direct exit that can be linked
+  u32 incoming = none;   // first in the list of direct exits linked to it
+  u32 first_piece = 0;   // in the page index
+  u16 instructions = 0;  // guest instructions
+  u16 exit_count = 0;
   bool crosses_page = false;
   bool uses_fpu = false;
   bool valid = true;  // false: its entry leads to the miss stub, its memory waits for the next flush
-  u64* counter = nullptr;
-  std::vector<InsnPoint> points;
-  std::vector<u32> exits;     // numbers of its direct exits
-  std::vector<u32> incoming;  // numbers of direct exits linked to it
 
-  [[nodiscard]] u32 insn_count() const { return static_cast<u32>(points.size()) - 1; }
+  [[nodiscard]] u32 insn_count() const { return instructions; }
+  // `index` at most insn_count(): the last point is behind the last instruction.
+  [[nodiscard]] InsnPoint point(u32 index) const {
+    PointReader reader(points);
+    for (; index != 0; --index) (void)reader.next();
+    return reader.next();
+  }
+  // Numbers of its direct exits.
+  [[nodiscard]] auto exits() const { return std::views::iota(first_exit, first_exit + exit_count); }
 };
 
 }  // namespace ring3

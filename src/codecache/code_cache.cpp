@@ -7,6 +7,12 @@
 
 namespace ring3 {
 
+namespace {
+
+constexpr unsigned host_shift = 10;
+
+}  // namespace
+
 CodeCache::CodeCache(CodeRegion& region) : region_(region) {
   std::vector<u8> code;
   stubs_ = emit_stubs(base(), code);
@@ -15,8 +21,8 @@ CodeCache::CodeCache(CodeRegion& region) : region_(region) {
 }
 
 Block* CodeCache::find(const BlockKey& key) const {
-  const auto it = by_key_.find(key);
-  return it == by_key_.end() ? nullptr : it->second;
+  const u32 number = by_key_.find(hash(key), [&](u32 n) { return blocks_[n].key == key; });
+  return number == NumberTable::none ? nullptr : const_cast<Block*>(&blocks_[number]);
 }
 
 void CodeCache::patch32(u32 offset, u32 value) { std::memcpy(region_.writable() + offset, &value, sizeof value); }
@@ -24,32 +30,40 @@ void CodeCache::patch32(u32 offset, u32 value) { std::memcpy(region_.writable() 
 u64* CodeCache::new_counter() { return &execution_counters_.emplace_back(0); }
 
 Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const TranslatedBlock& translated, u64* counter) {
+  const u32 number = static_cast<u32>(blocks_.size());
   Block& block = blocks_.emplace_back();
   block.key = guest.key;
+  block.number = number;
   block.host_offset = next_;
   block.host_size = std::max(static_cast<u32>(translated.code.size()), entry_patch_size);
   block.guest_length = guest.length;
-  block.second_page = second_page;
   block.crosses_page = guest.crosses_page;
   block.uses_fpu = translated.uses_fpu;
-  block.counter = counter;
-  block.points = translated.points;
+  block.instructions = static_cast<u16>(translated.points.size() - 1);
+  stream_.clear();
+  encode_points(translated.points, stream_);
+  block.points = points_.keep(stream_);
   std::memcpy(region_.writable() + next_, translated.code.data(), translated.code.size());
+  block.first_exit = static_cast<u32>(exits_.size());
   for (const DirectExit& exit : translated.exits) {
-    const u32 number = static_cast<u32>(exits_.size());
-    exits_.push_back({&block, exit, nullptr});
-    block.exits.push_back(number);
     patch32(next_ + exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
-    if (exit.number_offset != 0) patch32(next_ + exit.number_offset, number);
+    if (exit.number_offset == 0) continue;  // leads out of the page: never linked
+    patch32(next_ + exit.number_offset, static_cast<u32>(exits_.size()));
+    exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, next_ + exit.stub_offset, exit.target});
+    ++block.exit_count;
   }
   for (const InterpretSite& site : translated.interpret_sites) {
     patch32(next_ + site.number_offset, static_cast<u32>(sites_.size()));
-    sites_.push_back({&block, site.point});
+    sites_.push_back({number, site.point});
   }
   next_ = (next_ + block.host_size + 15u) & ~15u;
-  by_key_[block.key] = &block;
-  by_page_[block.key.physical >> page_shift].push_back(&block);
-  if (block.crosses_page) by_page_[second_page >> page_shift].push_back(&block);
+  by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
+  index_pages(block, second_page);
+  index_host(block);
+  if (counter != nullptr) {
+    counter_of_.resize(number + 1);
+    counter_of_[number] = counter;
+  }
   ++counters_.installed;
   counters_.guest_bytes += block.guest_length;
   counters_.host_bytes += block.host_size;
@@ -57,56 +71,75 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   return block;
 }
 
+void CodeCache::index_pages(Block& block, u64 second_page) {
+  const u32 first = static_cast<u32>(block.key.physical & page_mask);
+  const u32 end = first + block.guest_length;
+  const auto piece = [&](u64 physical, u32 from, u32 to) {
+    return pages_.add({block.number, static_cast<u32>(physical >> page_shift), static_cast<u16>(from), static_cast<u16>(to - 1)});
+  };
+  block.first_piece = piece(block.key.physical, first, std::min(end, u32{page_size}));
+  if (block.crosses_page) piece(second_page, 0, end - page_size);
+}
+
+void CodeCache::index_host(const Block& block) {
+  while (by_host_.size() <= block.host_offset >> host_shift) by_host_.push_back(block.number);
+}
+
 void CodeCache::link(u32 number, Block& to) {
   Exit& exit = exits_[number];
-  if (exit.to != nullptr || !exit.from->valid || !to.valid) return;
-  const u32 at = exit.from->host_offset + exit.site.patch_offset;
-  patch32(at, to.host_offset - (at + 4));
-  exit.to = &to;
-  to.incoming.push_back(number);
+  if (exit.to != Block::none || !blocks_[exit.from].valid || !to.valid) return;
+  patch32(exit.patch_offset, to.host_offset - (exit.patch_offset + 4));
+  exit.to = to.number;
+  exit.next = to.incoming;
+  to.incoming = number;
   ++counters_.linked;
 }
 
+// Its target's list is the caller's to mend.
 void CodeCache::unlink(u32 number) {
   Exit& exit = exits_[number];
-  if (exit.to == nullptr) return;
-  patch32(exit.from->host_offset + exit.site.patch_offset, exit.site.stub_offset - (exit.site.patch_offset + 4));
-  exit.to = nullptr;
+  patch32(exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
+  exit.to = exit.next = Block::none;
   ++counters_.unlinked;
+}
+
+void CodeCache::remove_incoming(Block& block, u32 number) {
+  u32* link = &block.incoming;
+  while (*link != number) link = &exits_[*link].next;
+  *link = exits_[number].next;
 }
 
 CodeCache::Site CodeCache::find_host(u64 host) {
   if (!region_.contains(host)) return {};
   const u32 offset = static_cast<u32>(host - base());
-  auto it = std::upper_bound(blocks_.begin(), blocks_.end(), offset, [](u32 o, const Block& b) { return o < b.host_offset; });
-  if (it == blocks_.begin()) return {};
-  Block& block = *--it;
+  const u32 unit = offset >> host_shift;
+  u32 behind = unit < by_host_.size() ? by_host_[unit] : static_cast<u32>(blocks_.size());
+  while (behind < blocks_.size() && blocks_[behind].host_offset <= offset) ++behind;
+  if (behind == 0) return {};
+  Block& block = blocks_[behind - 1];
   const u32 inside = offset - block.host_offset;
   if (inside >= block.host_size) return {};
   // Instructions without host code share their offset with the next one: the last of them is the one that runs.
-  const auto point =
-      std::upper_bound(block.points.begin(), block.points.end(), inside, [](u32 o, const InsnPoint& p) { return o < p.host_offset; });
-  const auto index = point == block.points.begin() ? 0 : point - block.points.begin() - 1;
-  return {&block, static_cast<u32>(index)};
-}
-
-void CodeCache::remove_from_page(u64 page, Block* block) {
-  const auto it = by_page_.find(page);
-  if (it == by_page_.end()) return;
-  std::erase(it->second, block);
-  if (it->second.empty()) by_page_.erase(it);
+  PointReader reader(block.points);
+  u32 point = 0;
+  for (u32 i = 0; i <= block.insn_count() && reader.next().host_offset <= inside; ++i) point = i;
+  return {&block, point};
 }
 
 void CodeCache::kill(Block& block) {
   if (!block.valid) return;
   block.valid = false;
-  for (const u32 number : block.incoming) unlink(number);
-  block.incoming.clear();
-  for (const u32 number : block.exits) {
-    if (Block* to = exits_[number].to) {
-      std::erase(to->incoming, number);
-      unlink(number);
-    }
+  for (u32 number = block.incoming; number != Block::none;) {
+    const u32 next = exits_[number].next;
+    unlink(number);
+    number = next;
+  }
+  block.incoming = Block::none;
+  for (const u32 number : block.exits()) {
+    const u32 to = exits_[number].to;
+    if (to == Block::none) continue;
+    remove_incoming(blocks_[to], number);
+    unlink(number);
   }
   // Jump tables may still lead here: mov r8d, EIP; jmp miss.
   u8* entry = region_.writable() + block.host_offset;
@@ -116,12 +149,12 @@ void CodeCache::kill(Block& block) {
   entry[6] = 0xE9;
   const u32 displacement = stubs_.miss - (block.host_offset + 11);
   std::memcpy(entry + 7, &displacement, 4);
-  by_key_.erase(block.key);
-  remove_from_page(block.key.physical >> page_shift, &block);
-  if (block.crosses_page) remove_from_page(block.second_page >> page_shift, &block);
-  if (block.counter != nullptr) {
-    dead_instructions_ += *block.counter * block.insn_count();
-    block.counter = nullptr;
+  by_key_.remove(block.number, hash(block.key));
+  pages_.remove(block.first_piece);
+  if (block.crosses_page) pages_.remove(block.first_piece + 1);
+  if (const u64* executions = counter(block)) {
+    dead_instructions_ += *executions * block.insn_count();
+    counter_of_[block.number] = nullptr;
   }
   ++counters_.invalidated;
   ++generation_;
@@ -133,34 +166,16 @@ void CodeCache::kill_at(u32 linear) {
 }
 
 bool CodeCache::invalidate(PhysAddr address, u32 size) {
-  const u64 page = address.value >> page_shift;
-  const auto it = by_page_.find(page);
-  if (it == by_page_.end()) return true;
-  const u64 page_start = page << page_shift;
-  const u64 first = address.value;
-  const u64 last = address.value + size - 1;
-  std::vector<Block*> victims;
-  for (Block* block : it->second) {
-    u64 start = block->key.physical;
-    u64 end = start + block->guest_length;  // exclusive
-    if ((start >> page_shift) != page) {    // this page holds the block's tail
-      end = page_start + (end & page_mask);
-      start = page_start;
-    } else if (block->crosses_page) {
-      end = page_start + page_size;
-    }
-    if (start <= last && first < end) victims.push_back(block);
-  }
-  for (Block* block : victims) kill(*block);
-  return !by_page_.contains(page);
+  victims_.clear();
+  pages_.find(address, size, victims_);
+  for (const u32 number : victims_) kill(blocks_[number]);
+  return !pages_.has_blocks(address);
 }
-
-bool CodeCache::has_blocks(PhysAddr page) const { return by_page_.contains(page.value >> page_shift); }
 
 u64 CodeCache::counted_instructions() const {
   u64 sum = dead_instructions_;
   for (const Block& block : blocks_) {
-    if (block.counter != nullptr) sum += *block.counter * block.insn_count();
+    if (const u64* executions = counter(block)) sum += *executions * block.insn_count();
   }
   return sum;
 }
@@ -169,9 +184,12 @@ void CodeCache::flush() {
   dead_instructions_ = counted_instructions();
   blocks_.clear();
   by_key_.clear();
-  by_page_.clear();
+  pages_.clear();
+  by_host_.clear();
   exits_.clear();
   sites_.clear();
+  points_.clear();
+  counter_of_.clear();
   execution_counters_.clear();
   next_ = stubs_.end;
   ++counters_.flushes;
@@ -185,16 +203,22 @@ void CodeCache::check_invariants() const {
     last_end = u64{block.host_offset} + block.host_size;
     if (!block.valid) continue;
     if (find(block.key) != &block) throw InternalError("a valid block is not in the key map");
-    for (const u32 number : block.incoming) {
-      if (exits_[number].to != &block || !exits_[number].from->valid) throw InternalError("a link leads from a dead block");
+    for (u32 number = block.incoming; number != Block::none; number = exits_[number].next) {
+      if (exits_[number].to != block.number || !blocks_[exits_[number].from].valid) throw InternalError("a link leads from a dead block");
     }
-    for (const u32 number : block.exits) {
-      const Exit& exit = exits_[number];
-      if (exit.to != nullptr && (!exit.to->valid || std::ranges::count(exit.to->incoming, number) != 1)) {
+    for (const u32 number : block.exits()) {
+      if (exits_[number].to != Block::none && !links_to(blocks_[exits_[number].to], number)) {
         throw InternalError("a link is not known to its target");
       }
     }
   }
+}
+
+bool CodeCache::links_to(const Block& block, u32 number) const {
+  if (!block.valid) return false;
+  u32 at = block.incoming;
+  while (at != Block::none && at != number) at = exits_[at].next;
+  return at == number;
 }
 
 }  // namespace ring3

@@ -2,12 +2,13 @@
 #pragma once
 
 #include <deque>
-#include <memory>
-#include <unordered_map>
 #include <vector>
 
 #include "codecache/block.h"
+#include "codecache/byte_arena.h"
 #include "codecache/code_region.h"
+#include "codecache/number_table.h"
+#include "codecache/page_index.h"
 #include "frontend/guest_block.h"
 #include "guest/address.h"
 #include "translator/stubs.h"
@@ -45,10 +46,14 @@ class CodeCache {
   [[nodiscard]] u64* new_counter();
 
   // --- links ---
+  // A direct jump to the same guest page. Offsets are from the cache's base.
   struct Exit {
-    Block* from = nullptr;
-    DirectExit site;
-    Block* to = nullptr;
+    u32 from = 0;            // number of the block it is in
+    u32 to = Block::none;    // of the block it leads to; none: to its stub
+    u32 next = Block::none;  // next exit linked to the same block
+    u32 patch_offset = 0;    // its 4-byte displacement
+    u32 stub_offset = 0;
+    u32 target = 0;  // linear address
   };
   [[nodiscard]] const Exit& exit(u32 number) const { return exits_[number]; }
   // Patches the exit's jump so that it leads straight to `to`. No effect if either end is dead.
@@ -58,14 +63,17 @@ class CodeCache {
     Block* block = nullptr;
     u32 point = 0;
   };
-  [[nodiscard]] const Site& interpret_site(u32 number) const { return sites_[number]; }
+  [[nodiscard]] Site interpret_site(u32 number) {
+    const StoredSite& site = sites_[number];
+    return {&blocks_[site.block], site.point};
+  }
   // The block and point that host pc `host` belongs to; block is null for pcs outside every block.
   [[nodiscard]] Site find_host(u64 host);
 
   // --- invalidation ---
   // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.
   bool invalidate(PhysAddr address, u32 size);
-  [[nodiscard]] bool has_blocks(PhysAddr page) const;
+  [[nodiscard]] bool has_blocks(PhysAddr page) const { return pages_.has_blocks(page); }
   // Kills one block (to translate it again in another form).
   void kill(Block& block);
   // Kills the blocks that run through this linear address. Looks at all of them.
@@ -76,7 +84,13 @@ class CodeCache {
   [[nodiscard]] u64 generation() const { return generation_; }
 
   [[nodiscard]] const CacheCounters& counters() const { return counters_; }
-  [[nodiscard]] const std::deque<Block>& blocks() const { return blocks_; }
+  [[nodiscard]] const std::deque<Block>& blocks() const { return blocks_; }  // by number
+  // Physical address of the second page of a block that crosses into one.
+  [[nodiscard]] u64 second_page(const Block& block) const { return u64{pages_.piece(block.first_piece + 1).page} << page_shift; }
+  // Where its executions are counted, or null.
+  [[nodiscard]] const u64* counter(const Block& block) const {
+    return block.number < counter_of_.size() ? counter_of_[block.number] : nullptr;
+  }
   // Guest instructions executed in emitted code, if blocks have counters: whole blocks, so early exits are the caller's to subtract.
   [[nodiscard]] u64 counted_instructions() const;
   void check_invariants() const;  // throws InternalError
@@ -84,24 +98,34 @@ class CodeCache {
  private:
   static constexpr u32 entry_patch_size = 16;
 
-  struct KeyHash {
-    std::size_t operator()(const BlockKey& k) const {
-      return static_cast<std::size_t>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 8);
-    }
+  struct StoredSite {
+    u32 block = 0;
+    u32 point = 0;
   };
 
+  [[nodiscard]] static u32 hash(const BlockKey& k) {
+    return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
+  }
+  void index_pages(Block& block, u64 second_page);
+  void index_host(const Block& block);
   void unlink(u32 number);
+  void remove_incoming(Block& block, u32 number);
+  [[nodiscard]] bool links_to(const Block& block, u32 number) const;
   void patch32(u32 offset, u32 value);
-  void remove_from_page(u64 page, Block* block);
 
   CodeRegion& region_;
   Stubs stubs_;
   u32 next_ = 0;
   std::deque<Block> blocks_;  // in order of host_offset
-  std::unordered_map<BlockKey, Block*, KeyHash> by_key_;
-  std::unordered_map<u64, std::vector<Block*>> by_page_;  // physical page number
-  std::vector<Exit> exits_;
-  std::vector<Site> sites_;
+  NumberTable by_key_;
+  PageIndex pages_;
+  std::vector<u32> by_host_;  // per KiB of host code: the first block that starts in it or behind it
+  std::deque<Exit> exits_;
+  std::deque<StoredSite> sites_;
+  ByteArena points_;
+  std::vector<u8> stream_;        // of the block that is being installed
+  std::vector<u32> victims_;      // of the invalidation that is going on
+  std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<u64> execution_counters_;
   CacheCounters counters_;
   u64 dead_instructions_ = 0;

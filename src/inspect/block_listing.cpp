@@ -16,16 +16,16 @@ constexpr u32 most_padding = 15;
 
 std::string name_of_place(const Block& block, const CodeCache& cache, const NameOfBlock& name_of_block, u64 host) {
   if (!cache.region().contains(host)) {
-    return host == reinterpret_cast<u64>(block.counter) ? "execution counter" : std::string();
+    return host == reinterpret_cast<u64>(cache.counter(block)) ? "execution counter" : std::string();
   }
   const u64 offset = host - cache.base();
   if (std::string name = stub_name(cache.stubs(), offset); !name.empty()) return name;
   if (std::string name = name_of_block(host); !name.empty()) return name;
   if (offset < block.host_offset || offset - block.host_offset >= block.host_size) return {};
   const u64 inside = offset - block.host_offset;
-  for (const u32 number : block.exits) {
-    const DirectExit& site = cache.exit(number).site;
-    if (site.stub_offset == inside) return fmt::format("exit {:08x}", site.target);
+  for (const u32 number : block.exits()) {
+    const CodeCache::Exit& exit = cache.exit(number);
+    if (exit.stub_offset == offset) return fmt::format("exit {:08x}", exit.target);
   }
   return fmt::format("+{:#x}", inside);
 }
@@ -72,14 +72,16 @@ std::vector<ListedInsn> list_block(const Block& block, const CodeCache& cache, s
                                    const NameOfBlock& name_of_block) {
   const Lister lister(block, cache, name_of_block);
   std::vector<ListedInsn> out;
-  if (block.points.front().host_offset != 0) out.push_back({"(entry)", lister.host_lines(0, block.points.front().host_offset)});
-  for (size_t i = 0; i + 1 < block.points.size(); ++i) {
-    const InsnPoint& point = block.points[i];
-    const InsnPoint& next = block.points[i + 1];
+  PointReader reader(block.points);
+  InsnPoint point = reader.next();
+  if (point.host_offset != 0) out.push_back({"(entry)", lister.host_lines(0, point.host_offset)});
+  for (u32 i = 0; i < block.insn_count(); ++i) {
+    const InsnPoint next = reader.next();
     const u32 length = static_cast<u32>(next.guest_offset) - point.guest_offset;
     out.push_back({lister.guest_line(point, length, guest), lister.host_lines(point.host_offset, next.host_offset)});
+    point = next;
   }
-  const u32 behind = block.points.back().host_offset;
+  const u32 behind = point.host_offset;
   if (block.host_size - behind > most_padding) out.push_back({"(exits)", lister.host_lines(behind, block.host_size)});
   return out;
 }

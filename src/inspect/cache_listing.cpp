@@ -16,16 +16,19 @@ namespace {
 
 using Out = std::back_insert_iterator<std::string>;
 
-u64 executions(const Block& block) { return block.counter == nullptr ? 0 : *block.counter; }
+u64 executions(const CodeCache& cache, const Block& block) {
+  const u64* counter = cache.counter(block);
+  return counter == nullptr ? 0 : *counter;
+}
 
 double ratio(u64 host, u64 guest) { return guest == 0 ? 0.0 : static_cast<double>(host) / static_cast<double>(guest); }
 
 // The block's guest bytes; fewer if they do not lie in RAM.
-std::vector<u8> guest_bytes(const Block& block, const GuestRam& ram) {
+std::vector<u8> guest_bytes(const Block& block, const CodeCache& cache, const GuestRam& ram) {
   std::vector<u8> bytes;
   const u64 in_page = page_size - (block.key.physical & page_mask);
   for (u32 i = 0; i < block.guest_length; ++i) {
-    const PhysAddr at{i < in_page ? block.key.physical + i : (block.second_page & ~u64{page_mask}) + (i - in_page)};
+    const PhysAddr at{i < in_page ? block.key.physical + i : cache.second_page(block) + (i - in_page)};
     if (!ram.contains(at, 1)) break;
     bytes.push_back(*ram.at(at));
   }
@@ -44,8 +47,9 @@ std::vector<const Block*> in_order(const CodeCache& cache) {
   for (const Block& block : cache.blocks()) {
     if (block.valid) blocks.push_back(&block);
   }
-  std::sort(blocks.begin(), blocks.end(), [](const Block* a, const Block* b) {
-    return std::make_tuple(executions(*b), a->key.linear, a->host_offset) < std::make_tuple(executions(*a), b->key.linear, b->host_offset);
+  std::sort(blocks.begin(), blocks.end(), [&cache](const Block* a, const Block* b) {
+    return std::make_tuple(executions(cache, *b), a->key.linear, a->host_offset) <
+           std::make_tuple(executions(cache, *a), b->key.linear, b->host_offset);
   });
   return blocks;
 }
@@ -60,8 +64,8 @@ std::string totals(const CodeCache& cache, const std::vector<const Block*>& bloc
     guest += block->guest_length;
     host += block->host_size;
     instructions += block->insn_count();
-    executed += executions(*block);
-    counted |= block->counter != nullptr;
+    executed += executions(cache, *block);
+    counted |= cache.counter(*block) != nullptr;
   }
   std::string text = fmt::format("{} blocks, {} more invalidated since the cache was last emptied\n", blocks.size(),
                                  cache.blocks().size() - blocks.size());
@@ -74,23 +78,24 @@ std::string totals(const CodeCache& cache, const std::vector<const Block*>& bloc
 }
 
 void put_links(Out out, const Block& block, const CodeCache& cache) {
-  for (const u32 number : block.exits) {
+  for (const u32 number : block.exits()) {
     const CodeCache::Exit& exit = cache.exit(number);
-    fmt::format_to(out, "  to   {:08x}: {}\n", exit.site.target, exit.to != nullptr ? "linked" : "not linked");
+    fmt::format_to(out, "  to   {:08x}: {}\n", exit.target, exit.to != Block::none ? "linked" : "not linked");
   }
-  for (const u32 number : block.incoming) {
+  for (u32 number = block.incoming; number != Block::none; number = cache.exit(number).next) {
     const CodeCache::Exit& exit = cache.exit(number);
-    fmt::format_to(out, "  from {:08x}: exit at +{:#x}\n", exit.from->key.linear, exit.site.patch_offset);
+    const Block& from = cache.blocks()[exit.from];
+    fmt::format_to(out, "  from {:08x}: exit at +{:#x}\n", from.key.linear, exit.patch_offset - from.host_offset);
   }
 }
 
 void put_head(Out out, const Block& block, const CodeCache& cache) {
   fmt::format_to(out, "block {:08x}: physical {:08x} host {:#x}", block.key.linear, block.key.physical, cache.base() + block.host_offset);
-  if (block.crosses_page) fmt::format_to(out, ", crosses into page {:08x}", block.second_page);
+  if (block.crosses_page) fmt::format_to(out, ", crosses into page {:08x}", cache.second_page(block));
   if (block.uses_fpu) fmt::format_to(out, ", uses the FPU");
   fmt::format_to(out, "\n  mode {}\n  {} guest instructions, {} bytes to {}, expansion {:.2f}", mode_names(block.key.mode),
                  block.insn_count(), block.guest_length, block.host_size, ratio(block.host_size, block.guest_length));
-  if (block.counter != nullptr) fmt::format_to(out, ", executed {} times", *block.counter);
+  if (const u64* counter = cache.counter(block)) fmt::format_to(out, ", executed {} times", *counter);
   fmt::format_to(out, "\n");
 }
 
@@ -121,7 +126,7 @@ std::string block_listing(const Block& block, const CodeCache& cache, const Gues
   const Out to = std::back_inserter(text);
   put_head(to, block, cache);
   put_links(to, block, cache);
-  for (const ListedInsn& insn : list_block(block, cache, guest_bytes(block, ram), name)) put_beside(to, insn);
+  for (const ListedInsn& insn : list_block(block, cache, guest_bytes(block, cache, ram), name)) put_beside(to, insn);
   text += '\n';
   return text;
 }

@@ -132,8 +132,8 @@ void BtEngine::link_to(Block& block) {
   if (number == ~0u || link_generation_ != cache_.generation()) return;
   // An interrupt may have come between: EIP is not where the exit wanted to go then.
   const CodeCache::Exit& exit = cache_.exit(number);
-  const BlockKey& from = exit.from->key;
-  if (exit.site.target != block.key.linear || !from.same_mode(block.key)) return;
+  const BlockKey& from = cache_.blocks()[exit.from].key;
+  if (exit.target != block.key.linear || !from.same_mode(block.key)) return;
   if ((from.physical >> page_shift) != (block.key.physical >> page_shift)) return;
   cache_.link(number, block);
 }
@@ -277,8 +277,10 @@ u32 BtEngine::x87_pointer() {
     site = cache_.find_host(guard_->last().pc);
   }
   if (site.block == nullptr) return link.x87_pointer;
-  for (u32 point = site.point; point-- != 0 && site.block->points[point].x87;) {
-    if (site.block->points[point].moves_fip) return guest_eip(*site.block, point);
+  for (u32 index = site.point; index-- != 0;) {
+    const InsnPoint point = site.block->point(index);
+    if (!point.x87) break;
+    if (point.moves_fip) return guest_eip(*site.block, index);
   }
   return link.x87_pointer;
 }
@@ -312,7 +314,7 @@ BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
     return Next::go_on;
   }
   if (block.uses_fpu && !v_.s.fpu_live && (v_.s.cr0 & (cr0::ts | cr0::em)) == 0) load_fpu();
-  resume_ = cache_.base() + block.host_offset + block.points[point].host_offset;
+  resume_ = cache_.base() + block.host_offset + block.point(point).host_offset;
   return Next::go_on;
 }
 
@@ -335,8 +337,9 @@ BtEngine::Next BtEngine::on_fault() {
   if (site.block == nullptr) throw InternalError("a host fault in emitted code outside every block");
   Block& block = *site.block;
   s.eip = guest_eip(block, site.point);
-  const u64 here = cache_.base() + block.host_offset + block.points[site.point].host_offset;
-  const bool shadowed = block.points[site.point].shadowed;
+  const InsnPoint point = block.point(site.point);
+  const u64 here = cache_.base() + block.host_offset + point.host_offset;
+  const bool shadowed = point.shadowed;
   if (shadowed) s.shadow = Shadow::sti;
   if (!shadowed && (guard_->event() || s.link.poll == 0)) {  // a poll: boundary() does what is due
     ++counters_.polls;
@@ -356,7 +359,7 @@ BtEngine::Next BtEngine::on_fault() {
     return Next::go_on;
   }
   ++counters_.skipped_instructions;
-  const u64 physical = block.key.physical + block.points[site.point].guest_offset;
+  const u64 physical = block.key.physical + point.guest_offset;
   const u64 guard = reinterpret_cast<u64>(region_.state_area()) + contract::limit_guard;
   const bool table_miss = fault.address_known && fault.address < table_miss_limit;
   const bool limit = fault.address_known && fault.address - guard < page_size;

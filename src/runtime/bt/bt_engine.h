@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <unordered_map>
 
 #include "codecache/code_cache.h"
 #include "runtime/bt/host_fault.h"
@@ -70,7 +71,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   void select_mode();                                     // mode_ and the context for the current state
   [[nodiscard]] bool mode_is(const BlockKey& key) const;  // the state is one that a block with this key is for
   [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
-    return block.key.linear + block.points[point].guest_offset - block.key.cs_base;
+    return block.key.linear + block.point(point).guest_offset - block.key.cs_base;
   }
   [[nodiscard]] bool translatable() const;  // the mode
   [[nodiscard]] bool must_step();           // the instruction at EIP is the interpreter's

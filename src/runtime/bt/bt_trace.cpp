@@ -22,7 +22,7 @@ void trace_exit(TraceLog& log, CodeCache& cache, const CpuState& s, const HostFa
   using contract::ExitReason;
   // EIP is stale where the runtime finds the instruction by the block's map.
   const auto address = [](const CodeCache::Site& site) {
-    return site.block == nullptr ? 0 : site.block->key.linear + site.block->points[site.point].guest_offset;
+    return site.block == nullptr ? 0 : site.block->key.linear + site.block->point(site.point).guest_offset;
   };
   switch (static_cast<ExitReason>(s.link.exit_reason)) {
     case ExitReason::lookup: log.write(Trace::exits, fmt::format("look-up of {:08x}", s.eip)); break;

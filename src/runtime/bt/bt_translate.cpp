@@ -41,7 +41,7 @@ Block* BtEngine::find_or_translate() {
   bool global = t->global;
   if (block != nullptr && block->crosses_page) {
     PhysAddr second;
-    if (!second_page(linear, second) || second.value != block->second_page) {
+    if (!second_page(linear, second) || second.value != cache_.second_page(*block)) {
       cache_.kill(*block);
       block = nullptr;
     }

@@ -132,7 +132,7 @@ bool BtEngine::rehearse(Block& block) {
   record_->clear();
   v_.mem.set_journal(record_.get());
   bool changed = false;
-  for (u32 k = 0; k < block.insn_count() && block.points[k].emitted; ++k) {
+  for (u32 k = 0; k < block.insn_count() && block.point(k).emitted; ++k) {
     record_->snapshot(s, block.uses_fpu);
     const u64 deliveries = stepper_.deliveries();
     const u32 eip = s.eip;
@@ -145,7 +145,7 @@ bool BtEngine::rehearse(Block& block) {
     // Emitted code leaves before an instruction that changes the mode.
     const bool stays = mode_is(block.key);
     const bool falls_through = stays && s.eip == guest_eip(block, k + 1);
-    if (!falls_through || k + 1 == block.insn_count() || !block.points[k + 1].emitted) {
+    if (!falls_through || k + 1 == block.insn_count() || !block.point(k + 1).emitted) {
       record_->snapshot(s, block.uses_fpu);
       break;
     }
@@ -162,10 +162,10 @@ bool BtEngine::rehearse(Block& block) {
 BtEngine::Next BtEngine::enter_lockstep(Block& block) {
   using contract::ExitReason;
   CpuState& s = v_.s;
-  if (block.points[0].emitted && !rehearse(block)) return Next::go_on;
+  if (block.point(0).emitted && !rehearse(block)) return Next::go_on;
   const u64 generation = cache_.generation();
   run_emitted(cache_.base() + block.host_offset, false);
-  if (block.points[0].emitted) {
+  if (block.point(0).emitted) {
     u32 index = record_->snapshots() - 1;
     u32 eip = s.eip;
     const auto reason = static_cast<ExitReason>(s.link.exit_reason);
@@ -179,7 +179,7 @@ BtEngine::Next BtEngine::enter_lockstep(Block& block) {
     std::string difference;
     if (site.block != &block || index >= record_->snapshots()) {
       difference = fmt::format("  emitted code left at instruction {}, the interpreter before {}\n", index, record_->snapshots());
-    } else if (reason != ExitReason::interpret || !block.points[index].rep_string) {
+    } else if (reason != ExitReason::interpret || !block.point(index).rep_string) {
       // (A REP may be handed over in the middle; the interpreter finishes it.)
       // An unmasked SIMD exception has set its flags when it faults (SDM vol. 1, 11.5.2); the interpreter is still before it.
       const bool simd = reason == ExitReason::host_fault && guard_->last().signal == SIGFPE;

@@ -61,7 +61,7 @@ TEST_F(CacheListingTest, OrderTotalsAndLinks) {
   Block& last = install(0x1010, {0x31, 0xC0, 0xEB, 0xEC}, 7);  // xor eax, eax; jmp 1000h
   install(0x1020, {0xC3}, 100);                                // ret
   cache_.kill(install(0x1030, {0xC3}, 5));
-  cache_.link(last.exits.at(0), loop);
+  cache_.link(last.first_exit, loop);
   const std::string text = listing();
   EXPECT_TRUE(text.starts_with("3 blocks, 1 more invalidated"));
   EXPECT_NE(text.find("5 guest instructions, 8 bytes to "), std::string::npos);

@@ -1,0 +1,45 @@
+// Which blocks have bytes on a physical page: what a write kills.
+#pragma once
+
+#include "base/mapping.h"
+#include "base/types.h"
+#include "guest/address.h"
+
+#include <deque>
+#include <vector>
+
+namespace ring3 {
+
+class PageIndex {
+ public:
+  PageIndex();
+
+  // The bytes of a block that lie on one page.
+  struct Piece {
+    u32 block = 0;  // its number
+    u32 page = 0;   // physical page number
+    u16 first = 0;  // offsets in the page
+    u16 last = 0;
+    u32 next = 0;  // the next piece on the same page, plus 1; 0: none
+  };
+
+  // Returns the piece's number; those of one block are added in a row.
+  u32 add(const Piece& piece);
+  void remove(u32 number);
+  void clear();
+
+  [[nodiscard]] const Piece& piece(u32 number) const { return pieces_[number]; }
+  [[nodiscard]] bool has_blocks(PhysAddr page) const { return head(page.value >> page_shift) != 0; }
+  // Appends the blocks with a byte in [address, address + size), which lies within one page.
+  void find(PhysAddr address, u32 size, std::vector<u32>& blocks) const;
+
+ private:
+  [[nodiscard]] u32 head(u64 page) const { return page < page_count ? heads_[page] : 0; }
+
+  static constexpr u64 page_count = linear_page_count;  // RAM lies below 4 GiB
+  Mapping mapping_;                                     // sparse: costs nothing where no code is
+  u32* heads_;                                          // by physical page: its first piece plus 1; 0: none
+  std::deque<Piece> pieces_;
+};
+
+}  // namespace ring3

@@ -1,0 +1,112 @@
+// Install, link, kill and look up in random order; the cache's own invariants and a plain list judge.
+#include "codecache/code_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+namespace ring3 {
+namespace {
+
+class CodeCacheTest : public testing::Test {
+ protected:
+  CodeCacheTest() : region_(u64{1} << 20), cache_(region_) {}
+
+  // A block of three instructions, four bytes each, with one direct exit and an interpret site at its second instruction.
+  Block& install(u64 physical, u32 host_size = 200, u64 second_page = 0) {
+    GuestBlock guest;
+    guest.key = {physical, static_cast<u32>(physical) + 0xC0000000, mode::code32, 0, 0xFFFFFFFF};
+    guest.length = 12;
+    guest.crosses_page = second_page != 0;
+    TranslatedBlock translated;
+    translated.code.resize(host_size);
+    translated.points = {{0, 0}, {40, 4}, {40, 8}, {90, 12}};
+    translated.exits = {{100, 140, 150, static_cast<u32>(physical) + 0xC0000040}, {110, 160, 0, 0}};
+    translated.interpret_sites = {{42, 1}};
+    return cache_.install(guest, second_page, translated, nullptr);
+  }
+  [[nodiscard]] u32 word(u32 offset) const {
+    u32 value = 0;
+    std::memcpy(&value, region_.code() + offset, sizeof value);
+    return value;
+  }
+
+  CodeRegion region_;
+  CodeCache cache_;
+};
+
+TEST_F(CodeCacheTest, NumbersAndDisplacementsAreFilledIn) {
+  install(0x1000);
+  Block& block = install(0x2000);
+  ASSERT_EQ(block.exit_count, 1);  // the other one leads out of the page
+  EXPECT_EQ(word(block.host_offset + 150), block.first_exit);
+  EXPECT_EQ(word(block.host_offset + 100), 140u - 104u);
+  EXPECT_EQ(word(block.host_offset + 110), 160u - 114u);
+  const CodeCache::Site site = cache_.interpret_site(word(block.host_offset + 42));
+  EXPECT_EQ(site.block, &block);
+  EXPECT_EQ(site.point, 1u);
+}
+
+TEST_F(CodeCacheTest, HostAddresses) {
+  std::vector<Block*> blocks;
+  for (u32 i = 0; i < 300; ++i) blocks.push_back(&install(0x1000 + i * 16, i % 7 == 0 ? 3000 : 16 + i % 200));
+  const auto at = [&](const Block& block, u32 inside) { return cache_.find_host(cache_.base() + block.host_offset + inside); };
+  for (Block* block : blocks) {
+    EXPECT_EQ(at(*block, 0).block, block);
+    EXPECT_EQ(at(*block, 0).point, 0u);
+    EXPECT_EQ(at(*block, block->host_size - 1).block, block);
+  }
+  EXPECT_EQ(at(*blocks[0], 39).point, 0u);
+  EXPECT_EQ(at(*blocks[0], 40).point, 2u);  // the one before has no host code
+  EXPECT_EQ(at(*blocks[0], 2999).point, 3u);
+  EXPECT_EQ(at(*blocks[0], 3000).block, nullptr);  // padding
+  EXPECT_EQ(cache_.find_host(cache_.base() + cache_.stubs().end - 1).block, nullptr);
+  EXPECT_EQ(cache_.find_host(cache_.base() + cache_.next_offset() + 4096).block, nullptr);
+  EXPECT_EQ(cache_.find_host(cache_.base() - 1).block, nullptr);
+}
+
+TEST_F(CodeCacheTest, WritesKillWhatTheyTouch) {
+  Block& crossing = install(0x1FF8, 200, 0x5000);
+  Block& plain = install(0x5010);
+  EXPECT_EQ(cache_.second_page(crossing), 0x5000u);
+  EXPECT_FALSE(cache_.invalidate({0x5004}, 4));
+  EXPECT_TRUE(crossing.valid);
+  EXPECT_FALSE(cache_.invalidate({0x5003}, 1));
+  EXPECT_FALSE(crossing.valid);
+  EXPECT_FALSE(cache_.has_blocks({0x1000}));
+  EXPECT_TRUE(cache_.invalidate({0x5000}, 4096));
+  EXPECT_FALSE(plain.valid);
+  cache_.check_invariants();
+}
+
+TEST_F(CodeCacheTest, RandomLinksAndKills) {
+  std::mt19937 random(7);
+  std::vector<Block*> blocks;
+  for (int i = 0; i < 3000; ++i) {
+    switch (random() % 4) {
+      case 0:
+      case 1: {
+        const u64 physical = 0x1000 + random() % 256 * 16;
+        const BlockKey key{physical, static_cast<u32>(physical) + 0xC0000000, mode::code32, 0, 0xFFFFFFFF};
+        if (cache_.find(key) != nullptr) break;
+        if (!cache_.has_room(200)) {
+          cache_.flush();
+          blocks.clear();
+        }
+        blocks.push_back(&install(physical));
+        break;
+      }
+      case 2:
+        if (!blocks.empty()) cache_.link(blocks[random() % blocks.size()]->first_exit, *blocks[random() % blocks.size()]);
+        break;
+      default: cache_.invalidate({0x1000 + random() % 4096}, 1 + random() % 4); break;
+    }
+    if (i % 50 == 0) cache_.check_invariants();
+  }
+  for (const Block* block : blocks) EXPECT_EQ(cache_.find(block->key) == block, block->valid);
+  EXPECT_GT(cache_.counters().unlinked, 100u);
+}
+
+}  // namespace
+}  // namespace ring3
