@@ -24,6 +24,14 @@ static const u32 round_constants[64] = {
 
 static u32 rotate(u32 x, unsigned n) { return x >> n | x << (32 - n); }
 
+// The eight words rotate by name, not by moving them: what is measured is arithmetic.
+#define ROUND(a, b, c, d, e, f, g, h, i)                                                                            \
+  do {                                                                                                              \
+    u32 t1 = h + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) + ((e & f) ^ (~e & g)) + round_constants[i] + w[i]; \
+    d += t1;                                                                                                        \
+    h = t1 + (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) + ((a & b) ^ (a & c) ^ (b & c));                        \
+  } while (0)
+
 static void sha256_block(u32 state[8], const u32 message[16]) {
   u32 w[64];
   memcpy(w, message, 64);
@@ -32,17 +40,18 @@ static void sha256_block(u32 state[8], const u32 message[16]) {
     u32 s1 = rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10;
     w[i] = w[i - 16] + s0 + w[i - 7] + s1;
   }
-  u32 v[8];
-  memcpy(v, state, 32);
-  for (unsigned i = 0; i < 64; i++) {
-    u32 s1 = rotate(v[4], 6) ^ rotate(v[4], 11) ^ rotate(v[4], 25);
-    u32 t1 = v[7] + s1 + ((v[4] & v[5]) ^ (~v[4] & v[6])) + round_constants[i] + w[i];
-    u32 s0 = rotate(v[0], 2) ^ rotate(v[0], 13) ^ rotate(v[0], 22);
-    u32 t2 = s0 + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
-    memmove(v + 1, v, 28);
-    v[4] += t1;
-    v[0] = t1 + t2;
+  u32 a = state[0], b = state[1], c = state[2], d = state[3], e = state[4], f = state[5], g = state[6], h = state[7];
+  for (unsigned i = 0; i < 64; i += 8) {
+    ROUND(a, b, c, d, e, f, g, h, i);
+    ROUND(h, a, b, c, d, e, f, g, i + 1);
+    ROUND(g, h, a, b, c, d, e, f, i + 2);
+    ROUND(f, g, h, a, b, c, d, e, i + 3);
+    ROUND(e, f, g, h, a, b, c, d, i + 4);
+    ROUND(d, e, f, g, h, a, b, c, i + 5);
+    ROUND(c, d, e, f, g, h, a, b, i + 6);
+    ROUND(b, c, d, e, f, g, h, a, i + 7);
   }
+  const u32 v[8] = {a, b, c, d, e, f, g, h};
   for (unsigned i = 0; i < 8; i++) state[i] += v[i];
 }
 
