@@ -1,33 +1,17 @@
-"""Runs work under ring3, under QEMU's TCG and natively, and measures CPU time of the whole process."""
+"""Runs ring3, QEMU's TCG and native programs, and measures CPU time of the whole process and its memory."""
 
 import os
 import re
 import select
-import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build/bench"
-STORE = ROOT / "build/debian"
+from guest_files import BUILD, ROOT, SOURCE, STORE, native_run
+
 RING3 = ROOT / "build/release/ring3"
 LIMIT = 900  # seconds without a line from the guest
-
-INIT = """#!/bin/sh
-export PATH=/bin
-mount -t proc proc /proc
-mount -t devtmpfs dev /dev
-mount -t tmpfs tmp /tmp
-stty -echo -opost
-while read name program count; do
-  echo "@begin $name"
-  echo "@result $name $(/bin/$program $name $count 2>&1)"
-  echo "@end $name"
-done < /list
-poweroff -f
-"""
+GREETING = b"busybox shell on the serial console"
 
 
 class Failed(Exception):
@@ -37,64 +21,6 @@ class Failed(Exception):
 def cpu_seconds(pid):
     """CPU time of a process with all its threads, in nanosecond steps (clock_getcpuclockid(3))."""
     return time.clock_gettime((~pid << 3) | 2)
-
-
-def compile_programs():
-    """The programs as static i386 binaries, and one as a position-independent dynamic one."""
-    BUILD.mkdir(parents=True, exist_ok=True)
-    source = ROOT / "bench/programs"
-    flags = ["gcc", "-m32", "-march=i686", "-O2", "-Wall", "-Wextra", "-Wno-array-bounds"]
-    newest = max(path.stat().st_mtime for path in source.iterdir())
-    made = BUILD / "kernel-pie"
-    if made.exists() and made.stat().st_mtime > newest:
-        return
-    for name, extra in (("x87", ["-mno-sse", "-mfpmath=387"]), ("sse2", ["-msse2", "-mfpmath=sse"])):
-        subprocess.run([*flags, *extra, f"-DMATRIX=matrix_{name}", "-c", source / "floating.c", "-o", BUILD / f"{name}.o"], check=True)
-    parts = [source / f"{part}.c" for part in ("integer", "memory", "control", "user")]
-    subprocess.run([*flags, "-static", *parts, BUILD / "x87.o", BUILD / "sse2.o", "-o", BUILD / "user"], check=True)
-    subprocess.run([*flags, "-static", source / "kernel.c", "-o", BUILD / "kernel"], check=True)
-    subprocess.run([*flags, "-fPIE", "-pie", source / "kernel.c", "-o", made], check=True)
-
-
-def loader_files(binary):
-    """The files that a dynamic i386 binary needs, as ldd names them."""
-    listing = subprocess.run(["ldd", binary], check=True, capture_output=True, text=True).stdout
-    return re.findall(r"(/\S+) \(0x", listing)
-
-
-def initramfs(programs, machine):
-    """An initramfs that runs `programs` one after the other and powers off."""
-    tree = BUILD / f"root-{machine}"
-    shutil.rmtree(tree, ignore_errors=True)
-    for folder in ("bin", "dev", "proc", "tmp"):
-        (tree / folder).mkdir(parents=True)
-    shutil.copy(STORE / "busybox/bin/busybox", tree / "bin")
-    for applet in ("sh", "mount", "stty", "poweroff"):
-        (tree / "bin" / applet).symlink_to("busybox")
-    for binary in ("user", "kernel", "kernel-pie"):
-        shutil.copy(BUILD / binary, tree / "bin")
-    for path in loader_files(BUILD / "kernel-pie"):
-        where = tree / path.lstrip("/")
-        where.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, where)
-    count = (lambda p: max(1, p.count // p.qemu)) if machine == "qemu" else (lambda p: p.count)
-    (tree / "list").write_text("".join(f"{p.name} {p.binary} {count(p)}\n" for p in programs))
-    (tree / "init").write_text(INIT)
-    (tree / "init").chmod(0o755)
-    out = BUILD / f"initramfs-{machine}.cpio"
-    with out.open("wb") as archive:
-        subprocess.run("find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0", shell=True, cwd=tree, stdout=archive, check=True)
-    return out
-
-
-def debian_kernel(flavour):
-    """The newest unpacked kernel of the flavour; fetches it if there is none."""
-    found = sorted((STORE / flavour / "boot").glob("vmlinuz-*"))
-    if not found:
-        pae = ["--pae"] if flavour == "686-pae" else []
-        subprocess.run([ROOT / "scripts/boot-debian", "--check", "--short", *pae], check=True, stdout=subprocess.DEVNULL)
-        found = sorted((STORE / flavour / "boot").glob("vmlinuz-*"))
-    return found[-1]
 
 
 def command(machine, kernel, initrd=None, append="", memory=256, extra=()):
@@ -110,123 +36,169 @@ def command(machine, kernel, initrd=None, append="", memory=256, extra=()):
     return line + (["-initrd" if machine == "qemu" else "--initrd", str(initrd)] if initrd else [])
 
 
-def lines(line, on_line):
-    """Runs a machine and calls `on_line(text, CPU seconds so far)` for each line on its serial port, at the moment it comes."""
-    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            pipe, rest = process.stdout.fileno(), b""
-            while select.select([pipe], [], [], LIMIT)[0]:
-                chunk = os.read(pipe, 65536)
-                if not chunk:
-                    return
-                now = cpu_seconds(process.pid)
-                *whole, rest = (rest + chunk).split(b"\n")
-                for text in whole:
-                    on_line(text.decode(errors="replace").strip(), now)
-            raise Failed(f"{line[0]}: nothing on the serial port for {LIMIT} s")
-        finally:
-            process.kill()
+class Guest:
+    """A running machine: lines of its serial port, with the CPU time at each."""
+
+    def __init__(self, line):
+        self.name = line[0]
+        self.process = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self.pid = self.process.pid
+        self.last = b""  # what it said last, for messages
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+    def chunk(self):
+        """The next bytes, b"" at the end."""
+        pipe = self.process.stdout.fileno()
+        if not select.select([pipe], [], [], LIMIT)[0]:
+            raise Failed(f"{self.name}: nothing on the serial port for {LIMIT} s; it said last:\n{self.tail()}")
+        data = os.read(pipe, 65536)
+        self.last = (self.last + data)[-3000:]
+        return data
+
+    def tail(self):
+        return "\n".join(self.last.decode(errors="replace").splitlines()[-15:])
+
+    def lines(self):
+        """(text, CPU seconds so far) of every line, at the moment it comes."""
+        rest = b""
+        while data := self.chunk():
+            now = cpu_seconds(self.pid)
+            *whole, rest = (rest + data).split(b"\n")
+            for text in whole:
+                yield text.decode(errors="replace").strip(), now
+
+    def wait_for(self, text):
+        seen = b""
+        while text not in seen:
+            data = self.chunk()
+            if not data:
+                raise Failed(f"{self.name}: ended too early; it said last:\n{self.tail()}")
+            seen = (seen + data)[-4096:]
+
+    def send(self, text):
+        self.process.stdin.write(text)
+        self.process.stdin.flush()
+
+    def cpu(self):
+        return cpu_seconds(self.pid)
+
+    def memory(self):
+        """MiB: what it takes besides guest RAM, how much of guest RAM was touched (None if that cannot be told), and the number of mappings."""
+        ours, shared_guest, mappings = 0, None, 0
+        name, shared = "", False
+        for line in Path(f"/proc/{self.pid}/smaps").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                name = line.split(None, 5)[5] if len(line.split(None, 5)) > 5 else ""
+                shared = name.startswith(("/memfd:", "/dev/zero", "/dev/shm", "/SYSV"))
+                mappings += 1
+            elif "guest-ram" in name:
+                continue
+            elif key == "Anonymous" or (key == "Pss" and shared):  # Pss: a page that is mapped twice counts once
+                ours += int(value.split()[0])
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        ours += int(re.search(r"VmPTE:\s+(\d+)", status)[1])
+        for descriptor in Path(f"/proc/{self.pid}/fd").iterdir():
+            if "guest-ram" in os.readlink(descriptor):
+                shared_guest = descriptor.stat().st_blocks / 2048
+        return ours / 1024, shared_guest, mappings
 
 
-def run_guest_programs(machine, programs, extra=()):
-    """{name: (CPU seconds a unit, result)} of the programs in a Linux guest."""
-    kernel = debian_kernel("686")
-    started, measured, results, tail = {}, {}, {}, []
-    by_name = {p.name: p for p in programs}
-
-    def on_line(text, now):
-        tail.append(text)
-        word, _, value = text.partition(" ")
-        if word == "@begin":
-            started[value] = now
-        elif word == "@result":
-            name, _, result = value.partition(" ")
-            results[name] = result
-        elif word == "@end":
-            program = by_name[value]
-            done = max(1, program.count // program.qemu) if machine == "qemu" else program.count
-            measured[value] = (now - started[value]) / done
-
-    lines(command(machine, kernel, initramfs(programs, machine), "console=ttyS0 quiet panic=-1", extra=extra), on_line)
-    missing = [p.name for p in programs if p.name not in measured]
-    if missing:
-        raise Failed(f"{machine}: {missing[0]} did not end; the guest said last:\n" + "\n".join(tail[-15:]))
-    return {name: (seconds, results[name]) for name, seconds in measured.items()}
+def run_programs(machine, flavour_kernel, initrd, append, names, extra=()):
+    """{name: (CPU seconds, result)} of the programs in a Linux guest, and the most mappings that the process had at a mark."""
+    started, measured, results, mappings = {}, {}, {}, 0
+    with Guest(command(machine, flavour_kernel, initrd, f"console=ttyS0 quiet panic=-1 {append}".strip(), extra=extra)) as guest:
+        for text, now in guest.lines():
+            word, _, value = text.partition(" ")
+            if word == "@begin":
+                started[value] = now
+            elif word == "@end":
+                measured[value] = now - started[value]
+                mappings = max(mappings, guest.memory()[2])
+            elif word == "@result":
+                name, _, result = value.partition(" ")
+                results[name] = result
+            if word in ("@begin", "@end"):
+                guest.send(b"\n")
+        missing = [name for name in names if name not in results or name not in measured]
+        if missing:
+            raise Failed(f"{machine}: {missing[0]} did not end; the guest said last:\n{guest.tail()}")
+    return {name: (measured[name], results[name]) for name in names}, mappings
 
 
 def run_native(program, count):
-    """(CPU seconds a unit, result) of a program on this machine."""
-    with subprocess.Popen([BUILD / program.binary, program.name, str(count)], stdout=subprocess.PIPE, text=True) as process:
+    """(CPU seconds, result) of a program on this machine."""
+    real = program.binary == "real"
+    line = [STORE / "busybox/bin/busybox", "sh", SOURCE / "real"] if real else [BUILD / program.binary]
+    with subprocess.Popen([*line, program.name, str(count)], stdout=subprocess.PIPE, text=True, env=native_run() if real else None) as process:
         result = process.stdout.read().strip()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise Failed(f"{program.name} failed natively: {result}")
-    return (usage.ru_utime + usage.ru_stime) / count, result
+    return usage.ru_utime + usage.ru_stime, result
 
 
 def run_nano(machine, extra=()):
-    """{row: nanoseconds} of the nanobenchmark kernel."""
+    """{row: nanoseconds} of the nanobenchmark kernel, by the guest's clock: the host's TSC in both."""
     rows = {}
-
-    def on_line(text, _):
-        if text.startswith("nano ") and not text.startswith("nano clock"):
-            name, _, picoseconds = text[5:].rpartition(": ")
-            rows[name] = int(picoseconds) / 1000
-
-    lines(command(machine, ROOT / "build/release/bench/guests/nano.elf", memory=64, extra=extra), on_line)
-    if not rows:
-        raise Failed(f"{machine}: the nanobenchmark kernel printed nothing")
+    with Guest(command(machine, ROOT / "build/release/bench/guests/nano.elf", memory=64, extra=extra)) as guest:
+        for text, _ in guest.lines():
+            row = re.fullmatch(r"nano (?!clock)(.+): (\d+)", text)
+            if row:
+                rows[row[1]] = int(row[2]) / 1000
+        if "nano end" not in guest.tail():
+            raise Failed(f"{machine}: the nanobenchmark kernel did not end; it said last:\n{guest.tail()}")
     return rows
 
 
 def run_start(machine, extra=()):
-    """CPU and wall milliseconds from the start of the process to its end, for a guest that leaves at its first instruction."""
+    """CPU and wall seconds from the start of the process to its end, for a guest that leaves at its first instruction."""
     begin = time.monotonic()
-    with subprocess.Popen(command(machine, ROOT / "build/release/bench/guests/start.elf", memory=256, extra=extra), stdin=subprocess.DEVNULL,
+    with subprocess.Popen(command(machine, ROOT / "build/release/bench/guests/start.elf", extra=extra), stdin=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 33:
         raise Failed(f"{machine}: the guest that only leaves ended with status {process.returncode}")
-    return {"start, CPU": (usage.ru_utime + usage.ru_stime) * 1e3, "start, wall": (time.monotonic() - begin) * 1e3}
+    return usage.ru_utime + usage.ru_stime, time.monotonic() - begin
 
 
-GREETING = "busybox shell on the serial console"
+def boot(machine, kernel, extra=(), idle=0.0):
+    """CPU seconds and memory (as Guest.memory) when the shell's greeting appears; the share of a core that it then takes for `idle` seconds."""
+    with Guest(command(machine, kernel, STORE / "initramfs.gz", "console=ttyS0 panic=-1", extra=extra)) as guest:
+        guest.wait_for(GREETING)
+        seconds, memory, share = guest.cpu(), guest.memory(), None
+        if idle:
+            time.sleep(2)  # the kernel's own work after the start
+            before, begin = guest.cpu(), time.monotonic()
+            time.sleep(idle)
+            share = (guest.cpu() - before) / (time.monotonic() - begin)
+        return seconds, memory, share
 
 
-def resident(pid, name):
-    """Resident KiB of the largest mapping whose file name contains `name`."""
-    best, inside = 0, False
-    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
-            inside = name in line
-        elif inside and line.startswith("Rss:"):
-            best = max(best, int(line.split()[1]))
-    return best
-
-
-def boot(machine, flavour, extra=()):
-    """(CPU seconds, {kind: KiB}) when the shell's greeting appears."""
-    line = command(machine, debian_kernel(flavour), STORE / "initramfs.gz", "console=ttyS0 panic=-1", extra=extra)
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        try:
-            seen = b""
-            while GREETING.encode() not in seen:
-                if not select.select([process.stdout], [], [], LIMIT)[0]:
-                    raise Failed(f"{machine}: no shell after {LIMIT} s")
-                chunk = os.read(process.stdout.fileno(), 65536)
-                if not chunk:
-                    raise Failed(f"{machine}: ended before the shell:\n" + seen[-2000:].decode(errors="replace"))
-                seen += chunk
-            seconds = cpu_seconds(process.pid)
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            value = {key: int(number) for key, number in re.findall(r"^(\w+):\s+(\d+) kB", status, re.M)}
-            guest = resident(process.pid, "guest-ram")
-            return seconds, {"anon": value["RssAnon"], "tables": value["VmPTE"], "shared": value["RssShmem"] - guest, "guest": guest}
-        finally:
-            process.kill()
-
-
-if __name__ == "__main__":
-    sys.exit("this is a part of bench/compare")
+def boot_statistics(kernel, extra=()):
+    """What --stats tells about a boot to the shell and back, in a run of its own: counters take time."""
+    seconds, said = 0.0, []
+    with Guest(command("ring3", kernel, STORE / "initramfs.gz", "console=ttyS0 panic=-1", extra=[*extra, "--stats"])) as guest:
+        guest.wait_for(GREETING)
+        guest.send(b"exit\n")
+        for text, seconds in guest.lines():
+            said.append(text)
+    text = "\n".join(said)
+    number = r"([\d.]+)"
+    times = re.search(rf"{number} in the cache, {number} translating, {number} in the runtime", text)
+    translated = re.search(rf"translated +{number} guest instructions.*expansion {number}", text)
+    if not times or not translated:
+        raise Failed(f"--stats does not say what is expected:\n{text}")
+    # --stats reads a clock that goes on while others run; shares of it are shares of CPU time.
+    share = float(times[2]) / max(sum(map(float, times.groups())), 1e-9)
+    return {"per second": float(translated[1]) / max(share * seconds, 1e-9), "expansion": float(translated[2]), "share": share}

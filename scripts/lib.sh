@@ -73,3 +73,16 @@ fetch() {
   (cd "$debian_store/apt/debs" && private_apt apt-get download "$1" >&2) || return 1
   dpkg-deb -x "$debian_store"/apt/debs/*.deb "$2.new" && rm -rf "$2" && mv "$2.new" "$2" && rm -rf "$debian_store/apt/debs"
 }
+
+# fetch_all FOLDER PACKAGE...: downloads packages with all they depend on and unpacks them, over each other, into FOLDER.
+fetch_all() {
+  local folder=$1 package
+  shift
+  say "fetching $* and what they need"
+  rm -rf "$debian_store/apt/debs" "$folder.new"
+  mkdir -p "$debian_store/apt/debs/partial"
+  private_apt apt-get install -y --download-only --no-install-recommends -o Dir::State::status=/dev/null -o Debug::NoLocking=1 \
+    -o Dir::Cache::archives="$debian_store/apt/debs" "$@" >&2 || return 1
+  for package in "$debian_store"/apt/debs/*.deb; do dpkg-deb -x "$package" "$folder.new" || return 1; done
+  rm -rf "$folder" && mv "$folder.new" "$folder" && rm -rf "$debian_store/apt/debs"
+}

@@ -204,4 +204,5 @@ void guest_main(void) {
   for (u32 i = 0; i < ARRAY_SIZE(rows); i++) {
     printf("nano %s: %u\n", rows[i].name, (u32)(measure(&rows[i], (u64)rate * 2000) * 1000000 / rate >> 10));
   }
+  printf("nano end\n");
 }

@@ -12,7 +12,8 @@ u32 recursion(u32 count) {
 enum Op { op_push, op_add, op_mul, op_xor, op_dup, op_swap, op_dec, op_jump, op_end, op_count };
 
 // Counts down from `rounds` and folds something into an accumulator.
-static const u8 code[] = {op_swap, op_push, 3, op_mul, op_push, 77, op_add, op_dup, op_push, 13, op_xor, op_add, op_swap, op_dec, op_jump, 0, op_end};
+static const u8 code[] = {op_swap, op_push, 3,      op_mul,  op_push, 77,      op_add, op_dup, op_push,
+                          13,      op_xor,  op_add, op_swap, op_dec,  op_jump, 0,      op_end};
 
 u32 bytecode_switch(u32 count) {
   u32 stack[16] = {1, count * 1000};
@@ -20,11 +21,28 @@ u32 bytecode_switch(u32 count) {
   for (const u8* at = code;;) {
     switch (*at++) {
       case op_push: *++top = *at++; break;
-      case op_add: top--; top[0] += top[1]; break;
-      case op_mul: top--; top[0] *= top[1]; break;
-      case op_xor: top--; top[0] ^= top[1]; break;
-      case op_dup: top[1] = top[0]; top++; break;
-      case op_swap: { u32 t = top[0]; top[0] = top[-1]; top[-1] = t; break; }
+      case op_add:
+        top--;
+        top[0] += top[1];
+        break;
+      case op_mul:
+        top--;
+        top[0] *= top[1];
+        break;
+      case op_xor:
+        top--;
+        top[0] ^= top[1];
+        break;
+      case op_dup:
+        top[1] = top[0];
+        top++;
+        break;
+      case op_swap: {
+        u32 t = top[0];
+        top[0] = top[-1];
+        top[-1] = t;
+        break;
+      }
       case op_dec: top[0]--; break;
       case op_jump: at = top[0] != 0 ? code + *at : at + 1; break;
       default: return top[-1];
@@ -39,15 +57,38 @@ u32 bytecode_goto(u32 count) {
   const u8* at = code;
 #define NEXT goto* labels[*at++]
   NEXT;
-push: *++top = *at++; NEXT;
-add: top--; top[0] += top[1]; NEXT;
-mul: top--; top[0] *= top[1]; NEXT;
-xor: top--; top[0] ^= top[1]; NEXT;
-dup: top[1] = top[0]; top++; NEXT;
-swap: { u32 t = top[0]; top[0] = top[-1]; top[-1] = t; } NEXT;
-dec: top[0]--; NEXT;
-jump: at = top[0] != 0 ? code + *at : at + 1; NEXT;
-end: return top[-1];
+push:
+  *++top = *at++;
+  NEXT;
+add:
+  top--;
+  top[0] += top[1];
+  NEXT;
+mul:
+  top--;
+  top[0] *= top[1];
+  NEXT;
+  xor : top--;
+  top[0] ^= top[1];
+  NEXT;
+dup:
+  top[1] = top[0];
+  top++;
+  NEXT;
+swap : {
+  u32 t = top[0];
+  top[0] = top[-1];
+  top[-1] = t;
+}
+  NEXT;
+dec:
+  top[0]--;
+  NEXT;
+jump:
+  at = top[0] != 0 ? code + *at : at + 1;
+  NEXT;
+end:
+  return top[-1];
 }
 
 #define NOINLINE static __attribute__((noinline, noclone)) u32

@@ -6,13 +6,20 @@
 #include "program.h"
 
 static const struct Program programs[] = {
-    {"integer", integer_loop},          {"sieve", sieve},
-    {"recursion", recursion},           {"sha256", sha256},
-    {"lz", lz_compress},                {"quicksort", sort_inline},
-    {"qsort", sort_comparator},         {"x87", matrix_x87},
-    {"sse2", matrix_sse2},              {"chase16k", chase_small},
-    {"chase8m", chase_large},           {"bytecode-switch", bytecode_switch},
-    {"bytecode-goto", bytecode_goto},   {"calls", call_sites},
+    {"integer", integer_loop},
+    {"sieve", sieve},
+    {"recursion", recursion},
+    {"sha256", sha256},
+    {"lz", lz_compress},
+    {"quicksort", sort_inline},
+    {"qsort", sort_comparator},
+    {"x87", matrix_x87},
+    {"sse2", matrix_sse2},
+    {"chase16k", chase_small},
+    {"chase8m", chase_large},
+    {"bytecode-switch", bytecode_switch},
+    {"bytecode-goto", bytecode_goto},
+    {"calls", call_sites},
     {"indirect", indirect_calls},
 };
 
