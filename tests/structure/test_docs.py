@@ -10,7 +10,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PATH = re.compile(r"(?<![\w/.-])((?:src|tests|scripts|bench|cmake|docs|\.ci)/[\w./-]*\w/?)")
 GUEST_TEST = re.compile(r"(?<![\w/])guest\.([a-z]\w*)")
 UNIT_TEST = re.compile(r"`([A-Z]\w+)\.([A-Z]\w+)`")
-OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z-]+)")
+OPTION = re.compile(r"(?<![\w-])(--[a-z][a-z0-9-]+)")
 LINK = re.compile(r"\]\(([^)#:\s]*)(?:#([\w-]*))?\)")
 # The reader makes it.
 NOT_IN_THE_TREE = {"tests/guests/NAME.c"}
@@ -66,7 +66,7 @@ class Docs(unittest.TestCase):
     def test_options(self):
         programs = ["src/cli/options.cpp", "scripts/boot-debian", "scripts/boot-guest", "scripts/test",
                     "tests/hostcpu/main.cpp", "bench/compare", "tests/blessed/main.cpp", "scripts/mutate", "tests/streams/run_streams",
-                    "tests/streams/stream_maker.cpp", "tests/hostile/run_hostile"]
+                    "tests/streams/stream_maker.cpp", "tests/hostile/run_hostile", "tests/stress/run_stress"]
         text = "\n".join((ROOT / program).read_text() for program in programs)
         others = {"--preset", "--test-dir", "--output-on-failure", "--gtest"}  # of cmake, ctest and Google Test
         for document, match in self.each(OPTION):
