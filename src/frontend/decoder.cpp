@@ -1,10 +1,12 @@
 #include "frontend/decoder.h"
 
+#include "frontend/decode_memo.h"
 #include "frontend/form_feature.h"
 
 #include <Zydis/Zydis.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 namespace ring3 {
@@ -257,6 +259,7 @@ struct Decoder::Impl {
   ZydisDecoder code32;
   ZydisDecoder code16;
   std::array<Row, ZYDIS_MNEMONIC_MAX_VALUE + 1> rows;
+  std::optional<DecodeMemo> memo;  // of 32-bit code
 
   Impl() : code32{}, code16{} {
     ZydisDecoderInit(&code32, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
@@ -300,10 +303,17 @@ struct Decoder::Impl {
   }
 };
 
-Decoder::Decoder() : impl_(new Impl) {}
+Decoder::Decoder(Memory memory) : impl_(new Impl) {
+  if (memory == Memory::some) impl_->memo.emplace();
+}
 Decoder::~Decoder() { delete impl_; }
 
 DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) const {
+  if (code32 && impl_->memo && impl_->memo->decode(bytes, out)) return DecodeStatus::ok;
+  return decode_fully(bytes, code32, out);
+}
+
+DecodeStatus Decoder::decode_fully(std::span<const u8> bytes, bool code32, Insn& out) const {
   out = Insn{};
   const std::size_t available = std::min<std::size_t>(bytes.size(), out.bytes.size());
   std::copy_n(bytes.begin(), available, out.bytes.begin());
@@ -352,6 +362,7 @@ DecodeStatus Decoder::decode(std::span<const u8> bytes, bool code32, Insn& out) 
   }
   out.row = row;
   out.feature = form_feature(out);
+  if (code32 && impl_->memo) impl_->memo->keep(out, in.raw.imm[0].is_signed);
   return DecodeStatus::ok;
 }
 

@@ -16,7 +16,10 @@ enum class DecodeStatus : u8 {
 
 class Decoder {
  public:
-  Decoder();
+  // Whether instructions that were decoded before help (decode_memo.h). The results are the same.
+  enum class Memory : u8 { none, some };
+
+  explicit Decoder(Memory memory = Memory::some);
   ~Decoder();
   Decoder(const Decoder&) = delete;
   Decoder& operator=(const Decoder&) = delete;
@@ -26,6 +29,8 @@ class Decoder {
   [[nodiscard]] DecodeStatus decode(std::span<const u8> bytes, bool code32, Insn& out) const;
 
  private:
+  DecodeStatus decode_fully(std::span<const u8> bytes, bool code32, Insn& out) const;
+
   struct Impl;
   Impl* impl_;
 };

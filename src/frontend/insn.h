@@ -24,6 +24,7 @@ struct Operand {
   Slot slot = Slot::implicit;
   bool read = false;
   bool written = false;
+  bool operator==(const Operand&) const = default;
 };
 
 inline constexpr u8 no_reg = 0xFF;
@@ -35,6 +36,7 @@ struct MemOperand {
   u8 index = no_reg;
   u8 scale = 1;
   u32 displacement = 0;  // sign-extended to the address size
+  bool operator==(const MemOperand&) const = default;
 };
 
 enum class Rep : u8 { none, rep, repne };  // rep = F3 (REP/REPE), repne = F2; set only where the instruction has that meaning
@@ -63,6 +65,7 @@ struct Insn {
   std::array<u8, 15> bytes{};
 
   [[nodiscard]] const RowInfo& info() const { return row_info(row); }
+  bool operator==(const Insn&) const = default;
 };
 
 }  // namespace ring3
