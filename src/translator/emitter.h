@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "frontend/guest_block.h"
+#include "translator/assembler.h"
 #include "translator/contract.h"
 #include "translator/optimizations.h"
 #include "translator/stubs.h"
@@ -109,7 +110,7 @@ class Emitter {
   bool emit_sti();
   bool emit_rdtsc(const Insn& insn);
 
-  asmjit::x86::Assembler a_;
+  Assembler a_;
   const TranslatorOptions& options_;
   const UnalignedSites& unaligned_;
   const Stubs& stubs_;
