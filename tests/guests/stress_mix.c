@@ -2,6 +2,7 @@
 // and preempted by the timer at a high rate. Registers, flags, memory and FPU state must be the same. Each program is new code, so the
 // translator meets fresh blocks under interrupts too.
 //
+// timeout: 270
 // expect:
 //   programs without interrupts repeat themselves: ok
 //   programs under interrupts: ok

@@ -132,7 +132,9 @@ bool BtEngine::rehearse(Block& block) {
   record_->clear();
   v_.mem.set_journal(record_.get());
   bool changed = false;
-  for (u32 k = 0; k < block.insn_count() && block.point(k).emitted; ++k) {
+  PointReader points(block.points);
+  InsnPoint point = points.next();
+  for (u32 k = 0; k < block.insn_count() && point.emitted; ++k) {
     record_->snapshot(s, block.uses_fpu);
     const u64 deliveries = stepper_.deliveries();
     const u32 eip = s.eip;
@@ -144,8 +146,9 @@ bool BtEngine::rehearse(Block& block) {
     if (changed || outcome != StepOutcome::ok || stepper_.deliveries() != deliveries) break;
     // Emitted code leaves before an instruction that changes the mode.
     const bool stays = mode_is(block.key);
-    const bool falls_through = stays && s.eip == guest_eip(block, k + 1);
-    if (!falls_through || k + 1 == block.insn_count() || !block.point(k + 1).emitted) {
+    point = points.next();
+    const bool falls_through = stays && s.eip == block.key.linear + point.guest_offset - block.key.cs_base;
+    if (!falls_through || k + 1 == block.insn_count() || !point.emitted) {
       record_->snapshot(s, block.uses_fpu);
       break;
     }
