@@ -368,7 +368,7 @@ BtEngine::Next BtEngine::on_fault() {
   if (fault.signal == SIGSEGV && !table_miss && !limit && cache_.generation() == generation && unaligned_.insert(physical).second) {
     ++counters_.unaligned_sites;
     counters_.skipped_instructions += block.insn_count() - site.point - 1;
-    cache_.kill(block);
+    cache_.invalidate({physical}, 1);  // every block with this instruction: the others would not learn of it, and fault each time
     return Next::go_on;
   }
   return go_on_in(block, site.point + 1, generation);

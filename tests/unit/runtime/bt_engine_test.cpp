@@ -150,5 +150,25 @@ TEST_F(BtEngineTest, SelfModifyingNextInstruction) {
   EXPECT_EQ(cpu_.gpr[eax], 42u);
 }
 
+// Two blocks that were translated before their common instruction met a misaligned address: neither may go on faulting.
+TEST_F(BtEngineTest, EveryBlockLearnsOfAMisalignedSite) {
+  put(code_at, {0xBB, 0x00, 0x90, 0, 0,  // mov ebx, 0x9000
+                0xE8, 0xF6, 0,    0, 0,  // call 0x1100
+                0xE8, 0xF2, 0,    0, 0,  // call 0x1101
+                0xBB, 0x01, 0x90, 0, 0,  // mov ebx, 0x9001
+                0xB9, 0x64, 0,    0, 0,  // mov ecx, 100
+                0xE8, 0xE2, 0,    0, 0,  // call 0x1100
+                0xE8, 0xDE, 0,    0, 0,  // call 0x1101
+                0x49,                    // dec ecx
+                0x75, 0xF3,              // jnz -13
+                0xE6, 0xF4});
+  put(0x1100, {0x90, 0x8B, 0x03, 0xC3});  // nop; mov eax, [ebx]; ret
+  put(0x9001, {0x78, 0x56, 0x34, 0x12});
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  EXPECT_EQ(cpu_.gpr[eax], 0x12345678u);
+  EXPECT_EQ(engine_->counters().unaligned_sites, 1u);
+  EXPECT_LT(engine_->counters().exits_fault, 20u);
+}
+
 }  // namespace
 }  // namespace ring3
