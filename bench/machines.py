@@ -112,13 +112,17 @@ class Guest:
         return ours / 1024, shared_guest, mappings
 
 
-def run_programs(machine, flavour_kernel, initrd, append, names, extra=()):
-    """{name: (CPU seconds, result)} of the programs in a Linux guest, and the most mappings that the process had at a mark."""
+def run_programs(machine, flavour_kernel, initrd, append, names, progress, extra=()):
+    """{name: (CPU seconds, result)} of the programs in a Linux guest, and the most mappings that the process had at a mark.
+
+    `progress(number, name)` is told what begins.
+    """
     started, measured, results, mappings = {}, {}, {}, 0
     with Guest(command(machine, flavour_kernel, initrd, f"console=ttyS0 quiet panic=-1 {append}".strip(), extra=extra)) as guest:
         for text, now in guest.lines():
             word, _, value = text.partition(" ")
             if word == "@begin":
+                progress(len(started), value)
                 started[value] = now
             elif word == "@end":
                 measured[value] = now - started[value]

@@ -11,6 +11,7 @@ from work import BOOTS
 
 NATIVE_SECONDS = 2.1  # what a user program takes natively
 IDLE_SECONDS = 5.0
+PATIENCE = 15.0  # seconds of silence before progress is told
 
 
 class Comparison:
@@ -21,12 +22,18 @@ class Comparison:
         self.samples = {}
         self.counts = {}
         self.results = {}
-        self.begin = time.monotonic()
+        self.begin = self.said = time.monotonic()
         self.guests = [m for m in ("ring3", "qemu") if m in options.machines]
 
     def say(self, text):
+        self.said = time.monotonic()
         if not self.options.quiet:
             print(f"[{time.monotonic() - self.begin:5.0f} s] {text}", file=sys.stderr, flush=True)
+
+    def progress(self, number, name):
+        """Says now and then where a long group is."""
+        if time.monotonic() - self.said > PATIENCE:
+            self.say(f"  {number} done, now {name}")
 
     def extra(self, machine):
         return self.options.ring3 if machine == "ring3" else ()
@@ -81,7 +88,7 @@ class Comparison:
             for machine in self.guests if programs else ():
                 self.say(f"{len(programs)} programs under {machine}, {boot[0]} {boot[1]}")
                 found, mappings = machines.run_programs(
-                    machine, guest_files.kernel(boot[0]), self.initramfs(boot, machine), boot[1], [p.key for p in programs], self.extra(machine))
+                    machine, guest_files.kernel(boot[0]), self.initramfs(boot, machine), boot[1], [p.key for p in programs], self.progress, self.extra(machine))
                 for p in programs:
                     seconds, result = found[p.key]
                     count = self.count(p, machine)

@@ -36,37 +36,37 @@ class Program:
 
 
 USER = (
-    ("integer", 44000, 2),
-    ("sieve", 170, 3),
-    ("recursion", 6400, 6),
-    ("sha256", 8000, 4),
-    ("lz", 540, 4),
-    ("quicksort", 150, 4),
-    ("qsort", 80, 5),
-    ("x87", 1270, 80),
-    ("sse2", 2800, 60),
-    ("chase16k", 118000, 3),
-    ("chase8m", 1570, 2),
-    ("bytecode-switch", 3600, 6),
-    ("bytecode-goto", 17000, 12),
-    ("calls", 81000, 20),
-    ("indirect", 24000, 4),
+    ("integer", 44000, 3),
+    ("sieve", 170, 5),
+    ("recursion", 6400, 9),
+    ("sha256", 8000, 6),
+    ("lz", 540, 6),
+    ("quicksort", 150, 6),
+    ("qsort", 80, 8),
+    ("x87", 1270, 100),
+    ("sse2", 2800, 80),
+    ("chase16k", 118000, 4),
+    ("chase8m", 1570, 3),
+    ("bytecode-switch", 3600, 9),
+    ("bytecode-goto", 17000, 16),
+    ("calls", 81000, 30),
+    ("indirect", 24000, 6),
 )
 REAL = (("gzip", 1, 3), ("xz", 1, 2), ("bzip2", 1, 3))
 COLD = (("tcc", 10, 2), ("gnuplot", 5, 2))
 
 KERNEL = (
-    ("getpid-int80", 400000, 1),
-    ("getpid-vdso", 400000, 1),
+    ("getpid-int80", 250000, 1),
+    ("getpid-vdso", 250000, 1),
     ("clock-vdso", 4000000, 2),
-    ("clock-call", 400000, 1),
+    ("clock-call", 250000, 1),
     ("read-write", 150000, 1),
     ("sched-yield", 250000, 1),
     ("pipe", 10000, 3),
     ("fork-exit", 1500, 3),
     ("exec-static", 600, 3),
     ("exec-dynamic", 100, 2),
-    ("mmap-touch", 100000, 2),
+    ("mmap-touch", 60000, 2),
     ("signal", 60000, 4),
     ("sigsegv", 60000, 2),
     ("files", 20000, 5),
@@ -87,8 +87,10 @@ PROGRAMS = tuple(
     [Program("user", name, "user", count, qemu) for name, count, qemu in USER]
     + [Program("user", name, "real", count, qemu) for name, count, qemu in REAL]
     + [Program("cold", name, "real", count, qemu) for name, count, qemu in COLD]
-    + [Program(group, name, "kernel", count, qemu) for group in ("kernel", "pti") for name, count, qemu in KERNEL]
-    + [Program(group, SHELL[0], "real", *SHELL[1:]) for group in ("kernel", "pti")]
+    + [Program("kernel", name, "kernel", count, qemu) for name, count, qemu in KERNEL]
+    + [Program("kernel", SHELL[0], "real", *SHELL[1:])]
+    + [Program("pti", name, "kernel", count // 4, qemu) for name, count, qemu in KERNEL]
+    + [Program("pti", SHELL[0], "real", SHELL[1] // 4, SHELL[2])]
     + [Program("growth", name, "kernel", count, qemu, before) for name, count, qemu, before in GROWTH]
 )
 
