@@ -5,6 +5,7 @@
 #include "guest/address.h"
 
 #include <optional>
+#include <utility>
 
 namespace ring3 {
 
@@ -41,6 +42,13 @@ class Bus {
   virtual void set_ferr(bool asserted) = 0;
   // IGNNE# of the FPU: with CR0.NE = 0, x87 instructions go on although an exception is pending.
   [[nodiscard]] virtual bool ignne() const { return false; }
+
+  // Whoever makes an access for the CPU notes it; the engine that takes the note asks again for interrupt line, deadline and stop requests.
+  void note_access() { accessed_ = true; }
+  [[nodiscard]] bool take_access() { return std::exchange(accessed_, false); }
+
+ private:
+  bool accessed_ = false;
 };
 
 }  // namespace ring3

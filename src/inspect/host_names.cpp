@@ -28,6 +28,8 @@ constexpr std::pair<i32, std::string_view> fields[] = {{offset::eip, "eip"},
                                                        {offset::resume_at, "resume_at"},
                                                        {offset::context, "context"},
                                                        {offset::return_stack, "return_stack"},
+                                                       {offset::interpreter, "interpreter"},
+                                                       {offset::engine, "engine"},
                                                        {offset::cr0, "cr0"},
                                                        {offset::cr2, "cr2"},
                                                        {offset::cr3, "cr3"},
@@ -65,6 +67,7 @@ std::string stub_name(const Stubs& stubs, u64 at) {
                                                   {stubs.exit_link, "exit_link"},
                                                   {stubs.exit_lookup, "exit_lookup"},
                                                   {stubs.exit_interpret, "exit_interpret"},
+                                                  {stubs.interpret, "interpret"},
                                                   {stubs.exit_fault, "exit_fault"},
                                                   {stubs.enter, "enter"}};
   for (const auto& [offset, name] : all) {

@@ -47,6 +47,14 @@ enum class ExitReason : u32 {
   link = 1,        // as `lookup`; exit_argument is the number of the direct exit to link
   interpret = 2,   // exit_argument is the number of the interpret site; EIP is stale, the block's map names the instruction
   host_fault = 3,  // exit_argument is the host pc; set by the signal handler, EIP is stale
+  boundary = 4,    // the runtime was called, did what was due, and the run loop goes on: CpuState is exact
+};
+
+// What a C++ function that emitted code called returns: where to go on, and what r8 holds there (the linear address, for the miss stub).
+// `host` is 0 if emitted code has to leave; exit_reason says why.
+struct Resume {
+  u64 host = 0;
+  u64 linear = 0;
 };
 
 // Offsets from r15.
@@ -68,6 +76,8 @@ inline constexpr i32 host_stack = link + static_cast<i32>(offsetof(EmittedLink, 
 inline constexpr i32 resume_at = link + static_cast<i32>(offsetof(EmittedLink, resume_at));
 inline constexpr i32 context = link + static_cast<i32>(offsetof(EmittedLink, context));
 inline constexpr i32 return_stack = link + static_cast<i32>(offsetof(EmittedLink, return_stack));
+inline constexpr i32 interpreter = link + static_cast<i32>(offsetof(EmittedLink, interpreter));
+inline constexpr i32 engine = link + static_cast<i32>(offsetof(EmittedLink, engine));
 inline constexpr i32 segment_gate = link + static_cast<i32>(offsetof(EmittedLink, segment_gate));
 inline constexpr i32 cr0 = offsetof(CpuState, cr0);
 inline constexpr i32 cr2 = offsetof(CpuState, cr2);

@@ -104,7 +104,7 @@ void Emitter::interpret(const Insn& insn) {
   out_->points.back().emitted = false;
   a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
   out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
-  a_.jmp(Imm(base_ + stubs_.exit_interpret));
+  a_.jmp(Imm(base_ + interpret_stub()));
   if (ends_block(insn)) ended_ = true;
 }
 

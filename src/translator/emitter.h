@@ -46,6 +46,9 @@ class Emitter {
   void emit_insn(const Insn& insn);
   bool try_emit(const Insn& insn);  // false: nothing was emitted, the interpreter does it
   void interpret(const Insn& insn);
+  [[nodiscard]] u32 interpret_stub() const {
+    return options_.optimizations.on(Optimization::direct) ? stubs_.interpret : stubs_.exit_interpret;
+  }
   void poll();
   void check_fpu();
   void store_x87_pointer();  // behind a run of emitted x87 instructions

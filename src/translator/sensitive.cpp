@@ -120,7 +120,7 @@ bool Emitter::emit_popf(const Insn& insn) {
   a_.popfq();
   a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
   out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
-  a_.jmp(Imm(base_ + stubs_.exit_interpret));
+  a_.jmp(Imm(base_ + interpret_stub()));
   a_.bind(plain);
   a_.mov(x86::r9d, x86::r8d);
   a_.and_(x86::r9d, flag::if_);

@@ -13,6 +13,7 @@ struct Stubs {
   u32 exit_link = 0;       // in: CpuState.eip and exit_argument are stored
   u32 exit_lookup = 0;     // in: CpuState.eip is stored
   u32 exit_interpret = 0;  // in: exit_argument is stored
+  u32 interpret = 0;       // as exit_interpret, but calls the runtime and goes on in the cache if it can
   u32 exit_fault = 0;      // entered by the signal handler with all guest registers in place; exit_argument is stored
   u32 enter = 0;           // C function: void(CpuState*); returns when emitted code exits
   u32 end = 0;             // first free offset

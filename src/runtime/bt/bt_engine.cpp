@@ -44,7 +44,10 @@ TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, boo
     if (!model.has(static_cast<Feature>(f))) options.missing_features |= u64{1} << f;
   }
   // The two runs of a block would read different times.
-  if (lockstep) options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
+  if (lockstep) {
+    options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
+    options.optimizations.switch_off(Optimization::direct);
+  }
   return options;
 }
 
@@ -85,6 +88,8 @@ void BtEngine::reset() {
 
 StopInfo BtEngine::run() {
   guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs().end, cache_.base() + cache_.stubs().exit_fault);
+  v_.s.link.engine = reinterpret_cast<u64>(this);
+  v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);
   v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
   const u64 start_cycles = __rdtsc();
   const u64 start_ns = now();
@@ -254,11 +259,12 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   const u64 start = options_.count ? __rdtsc() : 0;
   reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
-  import_state(s);
-  // These two leave with a linear address.
   using contract::ExitReason;
   const auto reason = static_cast<ExitReason>(s.link.exit_reason);
-  if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= mode_.cs_base;
+  if (reason == ExitReason::boundary) return;
+  import_state(s);
+  // These two leave with a linear address.
+  if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= s.segment(Seg::cs).base;
   if (!s.fpu_live) return;
   // Emitted x87 code has every exception masked (mode::x87_unmasked), so it moves the instruction pointer alone (guest/cpu_state.h).
   s.fpu.fdp = fdp;
@@ -299,6 +305,9 @@ BtEngine::Next BtEngine::handle_exit() {
       }
       return Next::go_on;
     case ExitReason::interpret: ++counters_.exits_interpret; return on_interpret(static_cast<u32>(s.link.exit_argument));
+    case ExitReason::boundary:
+      if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
+      return std::exchange(after_call_, Next::go_on);
     case ExitReason::host_fault: ++counters_.exits_fault; return on_fault();
   }
   throw InternalError("emitted code left with an unknown reason");
@@ -325,9 +334,15 @@ BtEngine::Next BtEngine::on_interpret(u32 number) {
   ++counters_.skipped_instructions;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
-  // The instruction may have programmed a timer.
-  if (const auto deadline = v_.bus.next_deadline(); deadline && *deadline < armed_) rearm();
+  if (after_access() == Next::stop) return Next::stop;
   return go_on_in(block, site.point + 1, generation);
+}
+
+BtEngine::Next BtEngine::after_access() {
+  if (!v_.bus.take_access()) return Next::go_on;
+  // A timer may have been programmed.
+  if (const auto deadline = v_.bus.next_deadline(); deadline && *deadline < armed_) rearm();
+  return Next::go_on;
 }
 
 BtEngine::Next BtEngine::on_fault() {

@@ -1,8 +1,10 @@
 // The translating engine: look up -> decode -> translate -> install -> link -> run.
 #pragma once
 
+#include <exception>
 #include <memory>
 #include <unordered_map>
+#include <vector>
 
 #include "codecache/code_cache.h"
 #include "runtime/bt/host_fault.h"
@@ -10,6 +12,7 @@
 #include "runtime/engine.h"
 #include "runtime/interp/stepper.h"
 #include "runtime/vcpu.h"
+#include "translator/contract.h"
 #include "translator/translator.h"
 
 namespace ring3 {
@@ -26,6 +29,7 @@ struct BtCounters {
   u64 exits_lookup = 0;
   u64 exits_link = 0;
   u64 exits_interpret = 0;
+  u64 direct_interprets = 0;  // instructions interpreted by a call from emitted code
   u64 exits_fault = 0;
   u64 polls = 0;
   u64 fpu_loads = 0;
@@ -82,6 +86,24 @@ class BtEngine final : public Engine, private CodeWatcher {
   Next enter_lockstep(Block& block);
   bool rehearse(Block& block);
   Next on_interpret(u32 number);
+  Next after_access();  // a device was accessed: what must be looked at again before the run goes on
+
+  // --- calls from emitted code (bt_interpret.cpp) ---
+  // What the interpreter needs for an interpret site, kept from its translation; same numbers as CodeCache's.
+  struct DirectSite {
+    Insn insn;
+    Handler handler = nullptr;
+    Block* block = nullptr;
+    u32 point = 0;
+    u32 after = 0;  // host offset behind it, in the block
+    u32 eip = 0;
+    bool plain = false;  // changes neither the mode nor a segment nor a virtual flag
+  };
+  void keep_sites(const GuestBlock& guest, Block& block, const TranslatedBlock& translated);
+  static contract::Resume interpret_entry(BtEngine* engine, u32 number) noexcept;
+  contract::Resume interpret_here(u32 number);
+  contract::Resume go_on_at_eip();  // by the jump table of the context for the current state
+  contract::Resume leave(Next next);
   Next on_fault();
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare(bool inside);                               // export
@@ -123,6 +145,9 @@ class BtEngine final : public Engine, private CodeWatcher {
   u32 link_exit_ = ~0u;  // direct exit to link once its target is known
   u64 link_generation_ = 0;
   u64 resume_ = 0;  // host address to enter next instead of looking EIP up; 0: none
+  std::vector<DirectSite> direct_sites_;
+  Next after_call_ = Next::go_on;  // after an exit at a boundary
+  std::exception_ptr failure_;     // C++ exceptions do not pass through emitted code
   std::unordered_map<u64, u32> writes_to_code_page_;
 };
 

@@ -32,6 +32,7 @@ void trace_exit(TraceLog& log, CodeCache& cache, const CpuState& s, const HostFa
       log.write(Trace::exits, fmt::format("interpret {:08x}", address(site)));
       break;
     }
+    case ExitReason::boundary: break;  // while exits are traced, emitted code leaves before it calls
     case ExitReason::host_fault: {
       const std::string where = fault.address_known ? fmt::format("{:#x}", fault.address) : std::string("an address not told");
       log.write(Trace::exits, fmt::format("host fault {} at {:08x}: {}{}", fault.signal, address(cache.find_host(fault.pc)), where,

@@ -88,6 +88,7 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   v_.mem.watch_code(physical);
   if (guest_.crosses_page) v_.mem.watch_code(second);
   Block& block = cache_.install(guest_, second.value, translated_, counter);
+  keep_sites(guest_, block, translated_);
   if (v_.traces(Trace::blocks)) trace_block(*v_.trace, block, cache_.base());
   return &block;
 }
@@ -110,6 +111,7 @@ void BtEngine::flush_cache() {
   if (v_.traces(Trace::invalidate) && !cache_.blocks().empty()) trace_flush(*v_.trace, cache_.blocks().size());
   v_.mem.clear_all_jumps();
   cache_.flush();
+  direct_sites_.clear();
   writes_to_code_page_.clear();
   if (unaligned_.size() > most_unaligned_sites) unaligned_.clear();
   resume_ = 0;

@@ -51,6 +51,8 @@ void export_state(CpuState& s, bool interrupt_waits) {
   export_segments(s);
 }
 
+void export_status_flags(CpuState& s) { s.link.host_flags = (s.eflags & flag::host) | host_fixed_flags; }
+
 void import_state(CpuState& s) {
   const EmittedLink& l = s.link;
   s.eflags = (l.system_flags & ~(flag::host | flag::if_)) | l.if_flag | (l.host_flags & flag::host);

@@ -10,6 +10,9 @@ namespace ring3 {
 // with IF clear it arms `pending` only, which STI and POPF copy.
 void export_state(CpuState& s, bool interrupt_waits);
 
+// As export_state after a change of nothing but general registers, memory and the flags in flag::host.
+void export_status_flags(CpuState& s);
+
 // Puts EFLAGS together again.
 void import_state(CpuState& s);
 

@@ -20,6 +20,7 @@ inline constexpr u16 exception_mask = 0x3F;
 [[nodiscard]] inline Flow report_error(Vcpu& v) {
   if ((v.s.cr0 & cr0::ne) != 0) return v.raise(Vector::x87);
   if (v.bus.ignne()) return Flow::next;
+  v.bus.note_access();
   v.bus.set_ferr(true);
   return Flow::again;
 }

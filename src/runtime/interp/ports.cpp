@@ -32,11 +32,13 @@ bool io_permitted(Vcpu& v, u16 port, unsigned size) {
 
 u32 read_port(Vcpu& v, u16 port, unsigned size) {
   v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
+  v.bus.note_access();
   return v.bus.io_read(port, size);
 }
 
 void write_port(Vcpu& v, u16 port, unsigned size, u32 value) {
   v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
+  v.bus.note_access();
   v.bus.io_write(port, size, value);
 }
 

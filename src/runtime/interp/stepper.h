@@ -30,6 +30,9 @@ class Stepper {
   // Executes the already decoded instruction at EIP: handler, EIP, interrupt shadow, single-step trap, fault delivery.
   // Every flow ends at an instruction boundary with CpuState exact.
   StepOutcome execute(const Insn& insn);
+  // The same for one whose handler was looked up before.
+  StepOutcome execute(const Insn& insn, Handler handler) { return run(insn, handler); }
+  [[nodiscard]] Handler handler_of(const Insn& insn) const;  // #UD for what the CPU model lacks
   // Fetches, decodes (cached by physical address while the page is watched) and executes the instruction at EIP. Fetch faults and #UD
   // are delivered to the guest.
   StepOutcome step();
@@ -68,7 +71,6 @@ class Stepper {
  private:
   struct Cache;
   StepOutcome run(const Insn& insn, Handler handler);
-  [[nodiscard]] Handler handler_of(const Insn& insn) const;  // #UD for what the CPU model lacks
   // Null: `vcpu.fault` says why.
   const interp::DecodedInsn* decode_at_eip();
   // Returns the instruction's length; 0: `vcpu.fault` says why. `in_page` of the bytes lie in the first page.

@@ -124,6 +124,7 @@ Flow fninit(Vcpu& v, const Insn& insn) {
   v.s.fpu.fip = 0;
   v.s.fpu.fdp = 0;
   v.s.fpu.fop = 0;
+  v.bus.note_access();
   v.bus.set_ferr(false);
   return Flow::next;
 }

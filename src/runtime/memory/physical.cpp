@@ -24,6 +24,7 @@ void PhysicalMemory::read(u64 address, void* out, u32 size) {
       std::memcpy(to, ram_.at({address}), count);
     } else {
       count = part_size(address, size);
+      bus_.note_access();
       const u64 value = bus_.mmio_read({address}, count);
       std::memcpy(to, &value, count);
     }
@@ -45,6 +46,7 @@ void PhysicalMemory::write(u64 address, const void* in, u32 size) {
       count = part_size(address, size);
       u64 value = 0;
       std::memcpy(&value, from, count);
+      bus_.note_access();
       bus_.mmio_write({address}, count, value);
     }
     address += count;
