@@ -109,21 +109,42 @@ void emit_exit(x86::Assembler& a, const Places& p) {
   a.ret();
 }
 
-// Calls EmittedLink::interpreter. It is a full function: the guest's FPU state must not be in registers.
-void emit_interpret(x86::Assembler& a, const Places& p) {
-  emit_store_registers(a);
-  a.mov(field(offset::exit_reason, 4), static_cast<u32>(ExitReason::interpret));
-  a.cmp(field(offset::fpu_live, 1), 0);
-  a.jne(p.leave);
+// Calls the C++ function that `function` holds, with the number in esi, and goes on where it says. Registers and exit_reason are stored.
+// What the guest has in vector registers is kept around the call; x87 registers stay where they are, as C++ without long double leaves them
+// alone.
+void emit_call(x86::Assembler& a, const Places& p, i32 function) {
+  constexpr i32 xmm = offset::fpu + static_cast<i32>(offsetof(FxImage, xmm));
+  constexpr i32 mxcsr = offset::fpu + static_cast<i32>(offsetof(FxImage, mxcsr));
+  const Label live = a.newLabel();
   a.mov(x86::rsp, field(offset::host_stack, 8));
   a.mov(x86::rdi, field(offset::engine, 8));
-  a.mov(x86::esi, field(offset::exit_argument, 4));
-  a.call(field(offset::interpreter, 8));
+  a.cmp(field(offset::fpu_live, 1), 0);
+  a.jne(live);
+  a.call(field(function, 8));
   a.test(x86::rax, x86::rax);
   a.jz(p.leave_no_fpu);
   a.mov(x86::r11, x86::rax);
   a.mov(x86::r8, x86::rdx);
   a.jmp(p.go_on);
+  a.bind(live);
+  for (unsigned i = 0; i < 8; ++i) a.movaps(field(xmm + static_cast<i32>(16 * i), 16), x86::xmm(i));
+  a.stmxcsr(field(mxcsr, 4));
+  a.ldmxcsr(x86::Mem(p.mxcsr, 0, 4));
+  a.call(field(function, 8));
+  for (unsigned i = 0; i < 8; ++i) a.movaps(x86::xmm(i), field(xmm + static_cast<i32>(16 * i), 16));
+  a.ldmxcsr(field(mxcsr, 4));
+  a.test(x86::rax, x86::rax);
+  a.jz(p.leave);
+  a.mov(x86::r11, x86::rax);
+  a.mov(x86::r8, x86::rdx);
+  a.jmp(p.go_on);
+}
+
+void emit_interpret(x86::Assembler& a, const Places& p) {
+  emit_store_registers(a);
+  a.mov(field(offset::exit_reason, 4), static_cast<u32>(ExitReason::interpret));
+  a.mov(x86::esi, field(offset::exit_argument, 4));
+  emit_call(a, p, offset::interpreter);
 }
 
 }  // namespace

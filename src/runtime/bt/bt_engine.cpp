@@ -261,8 +261,7 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
   using contract::ExitReason;
   const auto reason = static_cast<ExitReason>(s.link.exit_reason);
-  if (reason == ExitReason::boundary) return;
-  import_state(s);
+  if (reason != ExitReason::boundary) import_state(s);
   // These two leave with a linear address.
   if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= s.segment(Seg::cs).base;
   if (!s.fpu_live) return;

@@ -97,6 +97,7 @@ class BtEngine final : public Engine, private CodeWatcher {
     u32 point = 0;
     u32 after = 0;  // host offset behind it, in the block
     u32 eip = 0;
+    bool fpu = false;    // works on the FPU state, which must be in CpuState then
     bool plain = false;  // changes neither the mode nor a segment nor a virtual flag
   };
   void keep_sites(const GuestBlock& guest, Block& block, const TranslatedBlock& translated);

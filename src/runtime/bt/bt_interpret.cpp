@@ -46,13 +46,25 @@ bool is_plain(Row row) {
   }
 }
 
+bool is_fpu(Row row) {
+  if (row == Row::invalid) return false;
+  const Family family = row_info(row).family;
+  return family == Family::x87 || family == Family::mmx || family == Family::sse;
+}
+
 }  // namespace
 
 void BtEngine::keep_sites(const GuestBlock& guest, Block& block, const TranslatedBlock& translated) {
   for (const InterpretSite& site : translated.interpret_sites) {
     const Insn& insn = guest.insns[site.point];
-    direct_sites_.push_back({insn, stepper_.handler_of(insn), &block, site.point, translated.points[site.point + 1].host_offset,
-                             guest_eip(block, site.point), is_plain(insn.row)});
+    direct_sites_.push_back({.insn = insn,
+                             .handler = stepper_.handler_of(insn),
+                             .block = &block,
+                             .point = site.point,
+                             .after = translated.points[site.point + 1].host_offset,
+                             .eip = guest_eip(block, site.point),
+                             .fpu = is_fpu(insn.row),
+                             .plain = is_plain(insn.row)});
   }
 }
 
@@ -76,6 +88,7 @@ Resume BtEngine::interpret_here(u32 number) {
   if (v_.traces(Trace::exits)) [[unlikely]]
     return {};
   const DirectSite& site = direct_sites_[number];
+  if (site.fpu && s.fpu_live) return {};
   Block& block = *site.block;
   const u32 next = site.eip + site.insn.length;
   const u64 generation = cache_.generation();

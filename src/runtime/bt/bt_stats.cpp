@@ -20,6 +20,7 @@ EngineStats BtEngine::stats() const {
   out.exits = {{"look-up", counters_.exits_lookup},
                {"link", counters_.exits_link},
                {"interpret one instruction", counters_.exits_interpret},
+               {"interpret by a call, without an exit", counters_.direct_interprets},
                {"host fault", counters_.exits_fault - counters_.polls - counters_.fpu_loads},
                {"poll", counters_.polls},
                {"FPU load", counters_.fpu_loads},

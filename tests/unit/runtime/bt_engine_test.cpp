@@ -113,6 +113,39 @@ TEST_F(BtEngineTest, MemoryStackAndCalls) {
   EXPECT_EQ(below, 0x12345678u);  // POP [esp-4] addresses with the incremented ESP
 }
 
+// Registers of x87 and SSE, MXCSR, DF and the status flags live through a call of the interpreter.
+TEST_F(BtEngineTest, InterpretsByACallWithLiveState) {
+  put(code_at, {0xB8, 0x34, 0x12, 0,    0,        // mov eax, 0x1234
+                0x66, 0x0F, 0x6E, 0xF8,           // movd xmm7, eax
+                0xD9, 0xE8,                       // fld1
+                0xB9, 0x00, 0x01, 0,    0,        // mov ecx, 256
+                0x51,                             // again: push ecx
+                0xFD,                             // std
+                0xB8, 0xFF, 0xFF, 0xFF, 0x7F,     // mov eax, 0x7fffffff
+                0x83, 0xC0, 0x01,                 // add eax, 1: OF SF AF PF
+                0xB9, 0x74, 0x01, 0,    0,        // mov ecx, IA32_SYSENTER_CS
+                0x0F, 0x32,                       // rdmsr
+                0x9C,                             // pushf
+                0x5B,                             // pop ebx
+                0x59,                             // pop ecx
+                0xFC,                             // cld
+                0x49,                             // dec ecx
+                0x75, 0xE8,                       // jnz again
+                0xDB, 0x1D, 0x00, 0x90, 0,    0,  // fistp dword [0x9000]
+                0x66, 0x0F, 0x7E, 0xFE,           // movd esi, xmm7
+                0xE6, 0xF4});
+  cpu_.sysenter_cs = 0x77;
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  EXPECT_EQ(cpu_.gpr[eax], 0x77u);
+  EXPECT_EQ(cpu_.gpr[esi], 0x1234u);
+  EXPECT_EQ(cpu_.gpr[ebx] & 0xFFFu, 0xC96u);
+  u32 stored = 0;
+  memory_.read_physical({0x9000}, &stored, 4);
+  EXPECT_EQ(stored, 1u);
+  EXPECT_EQ(engine_->counters().direct_interprets, 257u);
+  EXPECT_EQ(engine_->counters().exits_interpret, 0u);
+}
+
 TEST_F(BtEngineTest, FlagsAndStringsAndFpu) {
   put(code_at, {0xBE, 0x00, 0x20, 0,    0,           // mov esi, 0x2000
                 0xBF, 0xF9, 0x2F, 0,    0,           // mov edi, 0x2ff9: crosses a page
