@@ -67,10 +67,11 @@ Guest::Guest(CpuState& cpu) : state(cpu), memory(cpu, ram, bus), vcpu(cpu, memor
   for (u32 vector = 0; vector < 256; ++vector) {
     const u32 entry = handlers_at + vector * handler_spacing;
     u8* const handler = kernel(entry);
-    handler[0] = 0xE6;  // out stop_port, al
-    handler[1] = StopBus::stop_port;
-    handler[2] = 0xEB;  // jmp $
-    handler[3] = 0xFE;
+    // fxsave ss:[fpu_image_at]; out stop_port, al; jmp $. The port's watcher looks at the FPU state. Emitted code may do the OUT by a call
+    // that leaves x87 registers in the host's, but for FXSAVE the engine takes them out.
+    std::array<u8, 12> code{0x36, 0x0F, 0xAE, 0x05, 0, 0, 0, 0, 0xE6, StopBus::stop_port, 0xEB, 0xFE};
+    std::memcpy(code.data() + 4, &fpu_image_at, sizeof fpu_image_at);
+    std::copy(code.begin(), code.end(), handler);
     // Interrupt gates. As on Linux, programs may use those of INT3 and INTO.
     const bool open = vector == leave_vector || vector == 3 || vector == 4;
     put32(kernel(idt_at + vector * 8), u32{kernel_code_selector} << 16 | (entry & 0xFFFFu));

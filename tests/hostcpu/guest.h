@@ -49,8 +49,8 @@ inline constexpr u32 gdt_at = kernel_base + page;
 inline constexpr u32 ldt_at = kernel_base + page + 0x400;
 inline constexpr u32 tss_at = kernel_base + page + 0x800;
 inline constexpr u32 handlers_at = kernel_base + 2 * page;
-inline constexpr u32 handler_spacing = 8;
-inline constexpr u32 handler_stop = 2;  // EIP behind the OUT
+inline constexpr u32 handler_spacing = 16;
+inline constexpr u32 fpu_image_at = kernel_base + 3 * page;
 inline constexpr u32 kernel_stack_top = kernel_base + 8 * page;
 // What leaves the code under test.
 inline constexpr u8 leave_vector = 0x80;
