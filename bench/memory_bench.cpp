@@ -60,14 +60,14 @@ void translate_and_fill(benchmark::State& state) {
     for (u32 i = 0; i < count; ++i)
       benchmark::DoNotOptimize(m.memory.translate(Machine::base + i * 8 * page_size, Access::write, false, fault));
     state.PauseTiming();
-    m.memory.flush_non_global();
+    m.memory.flush_all();
     state.ResumeTiming();
   }
   state.SetItemsProcessed(state.iterations() * count);
 }
 BENCHMARK(translate_and_fill)->Arg(32)->Arg(1024);
 
-// Miss and flush together: the price of one page group across a CR3 load.
+// Miss and flush together: the price of one page group across a change of the mode.
 void fill_and_flush(benchmark::State& state) {
   Machine m;
   Fault fault;
@@ -75,7 +75,7 @@ void fill_and_flush(benchmark::State& state) {
   for (auto _ : state) {
     for (u32 i = 0; i < count; ++i)
       benchmark::DoNotOptimize(m.memory.translate(Machine::base + i * 8 * page_size, Access::write, false, fault));
-    m.memory.flush_non_global();
+    m.memory.flush_all();
   }
   state.SetItemsProcessed(state.iterations() * count);
 }

@@ -181,7 +181,7 @@ bool BtEngine::mode_is(const BlockKey& key) const {
 }
 
 void BtEngine::select_mode() {
-  if (mode_is(mode_)) return;
+  if (v_.mem.context_selected() && mode_is(mode_)) return;
   const SegmentCache& cs = v_.s.segment(Seg::cs);
   mode_ = {0, 0, compute_mode_bits(v_.s), cs.base, cs.limit};
   v_.s.link.context = v_.mem.select_context(mode_.mode, cs.base, cs.limit);

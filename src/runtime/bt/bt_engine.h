@@ -63,9 +63,6 @@ class BtEngine final : public Engine, private CodeWatcher {
   enum class Next : u8 { go_on, stop };
 
   void code_written(PhysAddr address, u32 size) override;
-  // Jump-table slots are emptied by Memory; links inside a page stay right.
-  void page_unmapped(u32 page) override { stepper_.page_unmapped(page); }
-  void all_unmapped(bool) override { stepper_.all_unmapped(); }
   void code_breakpoint(u32 linear) override { cache_.kill_at(linear); }
 
   // --- run loop ---

@@ -38,23 +38,23 @@ Block* BtEngine::find_or_translate() {
   if (!t || !t->ram) return nullptr;  // the interpreter raises the fault, or runs code from MMIO
   const BlockKey key{t->address.value, linear, mode_.mode, mode_.cs_base, mode_.cs_limit};
   Block* block = cache_.find(key);
-  bool global = t->global;
   if (block != nullptr && block->crosses_page) {
     PhysAddr second;
     if (!second_page(linear, second) || second.value != cache_.second_page(*block)) {
       cache_.kill(*block);
       block = nullptr;
     }
-    global = false;
   }
   if (block == nullptr) {
     const u64 start = options_.count ? __rdtsc() : 0;
     block = translate(key, t->address);
     if (options_.count) counters_.cycles_translating += __rdtsc() - start;
     if (block == nullptr) return nullptr;
-    global = global && !block->crosses_page;
   }
-  if (options_.chain) v_.mem.set_jump(linear, block->host_offset, global);
+  if (options_.chain) {
+    const u32 second = ((linear >> page_shift) + 1) & (linear_page_count - 1);
+    v_.mem.set_jump(linear, block->host_offset, std::span(&second, block->crosses_page ? 1 : 0));
+  }
   return block;
 }
 

@@ -7,7 +7,7 @@ namespace ring3::interp {
 const DecodedInsn* DecodeCache::attach(Place place, PhysAddr physical) {
   const auto found = pages_.find(page_key(physical, place.code32));
   if (found == pages_.end()) return nullptr;
-  entries_[slot_of(place)] = {key_of(place), generation_, found->second.get()};
+  entries_[slot_of(place)] = {key_of(place), place.tag, found->second.get()};
   return find(place);
 }
 
@@ -25,7 +25,7 @@ const DecodedInsn* DecodeCache::insert(Place place, PhysAddr physical, const Dec
   u16& slot = page->slot[physical.value & page_mask];
   if (slot == 0) ++page->live;
   slot = static_cast<u16>(page->pool.size());
-  entries_[slot_of(place)] = {key_of(place), generation_, page.get()};
+  entries_[slot_of(place)] = {key_of(place), place.tag, page.get()};
   return &page->pool.back();
 }
 
@@ -63,15 +63,10 @@ bool DecodeCache::has_code(PhysAddr page) const {
   return false;
 }
 
-void DecodeCache::page_changed(u32 linear_page) {
-  Entry& e = entries_[slot_of({linear_page << page_shift, false, false})];
-  if (e.key >> 2 == linear_page) e = Entry{};
-}
-
 void DecodeCache::clear() {
   pages_.clear();
   instructions_ = 0;
-  ++generation_;
+  entries_ = {};
 }
 
 }  // namespace ring3::interp

@@ -1,7 +1,7 @@
 // Decoded instructions, kept by physical page, with a small direct-mapped look-up by linear address in front.
 //
 // Which question each index answers:
-//   `entries_`  linear page + privilege + code size -> decoded page; valid until a translation changes
+//   `entries_`  linear page + code size + Memory::fetch_tag -> decoded page; the tag dies with the translation
 //   `pages_`    physical page + code size -> decoded page; valid until the bytes are written
 //   `DecodedPage::slot`  byte within the page -> instruction that starts there
 // Instructions that cross a page are never kept: their second half has a translation of its own.
@@ -28,14 +28,14 @@ class DecodeCache {
   // What the look-up by linear address depends on.
   struct Place {
     u32 linear = 0;
-    bool user = false;
+    u64 tag = 0;
     bool code32 = false;
   };
 
   // Null: not known. The pointer is valid until the next `insert`.
   [[nodiscard]] const DecodedInsn* find(Place place) const {
     const Entry& e = entries_[slot_of(place)];
-    if (e.key != key_of(place) || e.generation != generation_) return nullptr;
+    if (e.key != key_of(place) || e.tag != place.tag) return nullptr;
     const u16 n = e.page->slot[place.linear & page_mask];
     return n != 0 ? &e.page->pool[n - 1u] : nullptr;
   }
@@ -49,9 +49,6 @@ class DecodeCache {
   // Is any instruction of this physical page kept?
   [[nodiscard]] bool has_code(PhysAddr page) const;
 
-  // A linear page, or all of them, may translate differently now.
-  void page_changed(u32 linear_page);
-  void translations_changed() { ++generation_; }
   // Forgets all instructions. Not while one executes.
   void clear();
 
@@ -66,20 +63,19 @@ class DecodeCache {
   };
   struct Entry {
     u32 key = ~0u;
-    u32 generation = 0;
+    u64 tag = 0;
     DecodedPage* page = nullptr;
   };
   static constexpr u32 entry_count = 512;
   static constexpr u32 max_pool = 16 * 1024;
 
-  static u32 key_of(Place p) { return ((p.linear >> page_shift) << 2) | (p.user ? 2u : 0u) | (p.code32 ? 1u : 0u); }
-  static u32 slot_of(Place p) { return (p.linear >> page_shift) % entry_count; }
+  static u32 key_of(Place p) { return ((p.linear >> page_shift) << 1) | (p.code32 ? 1u : 0u); }
+  static u32 slot_of(Place p) { return ((p.linear >> page_shift) + static_cast<u32>(p.tag) * 37) % entry_count; }
   static u64 page_key(PhysAddr physical, bool code32) { return ((physical.value >> page_shift) << 1) | (code32 ? 1u : 0u); }
   static void forget(DecodedPage& page, u32 from, u32 to);
 
   std::array<Entry, entry_count> entries_{};
   std::unordered_map<u64, std::unique_ptr<DecodedPage>> pages_;
-  u32 generation_ = 1;
   u32 instructions_ = 0;
 };
 

@@ -94,8 +94,4 @@ void InterpEngine::code_written(PhysAddr address, u32 size) {
   }
 }
 
-void InterpEngine::page_unmapped(u32 page) { stepper_.page_unmapped(page); }
-
-void InterpEngine::all_unmapped(bool) { stepper_.all_unmapped(); }
-
 }  // namespace ring3

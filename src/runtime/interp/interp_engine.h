@@ -22,8 +22,6 @@ class InterpEngine : public Engine, private CodeWatcher {
 
  private:
   void code_written(PhysAddr address, u32 size) override;
-  void page_unmapped(u32 page) override;
-  void all_unmapped(bool keep_global) override;
 
   // Steps until the bus should be looked at again. False: the run ends, see stepper_.stop_info().
   bool run_steps();

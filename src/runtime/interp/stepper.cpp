@@ -78,7 +78,7 @@ StepOutcome Stepper::step() {
     const u32 hit = code_breakpoints_at(s, cs.base + s.eip);
     if (hit != 0 && (s.eflags & flag::rf) == 0 && s.shadow != Shadow::mov_ss) return debug_trap(hit);
   }
-  const interp::DecodedInsn* d = cache_->decoded.find({cs.base + s.eip, s.cpl == 3, cs.big()});
+  const interp::DecodedInsn* d = cache_->decoded.find({cs.base + s.eip, v_.mem.fetch_tag(s.cpl == 3), cs.big()});
   if (d == nullptr) [[unlikely]] {
     d = decode_at_eip();
     if (d == nullptr) return deliver();
@@ -93,23 +93,26 @@ StepOutcome Stepper::step() {
 const interp::DecodedInsn* Stepper::decode_at_eip() {
   const CpuState& s = v_.s;
   const SegmentCache& cs = s.segment(Seg::cs);
-  const interp::DecodeCache::Place place{cs.base + s.eip, s.cpl == 3, cs.big()};
+  const u32 linear = cs.base + s.eip;
+  const bool user = s.cpl == 3;
   if (s.eip > cs.limit) {
     v_.raise(Vector::general_protection, 0);
     return nullptr;
   }
-  const std::optional<Translation> at = v_.mem.translate_fetch(place.linear, place.user, v_.fault);
+  const std::optional<Translation> at = v_.mem.translate_fetch(linear, user, v_.fault);
   if (!at) return nullptr;
-  if (at->ram) {
+  const interp::DecodeCache::Place place{linear, at->fetch_tag, cs.big()};
+  const bool keep = at->ram && at->fetch_tag != 0;
+  if (keep) {
     if (const interp::DecodedInsn* known = cache_->decoded.attach(place, at->address)) return known;
   }
 
   interp::DecodedInsn& fresh = cache_->scratch;
-  const unsigned in_page = std::min(longest_insn, page_size - (place.linear & page_mask));
-  const unsigned length = fetch_and_decode(place.linear, place.user, place.code32, in_page, fresh.insn);
+  const unsigned in_page = std::min(longest_insn, page_size - (linear & page_mask));
+  const unsigned length = fetch_and_decode(linear, user, place.code32, in_page, fresh.insn);
   if (length == 0) return nullptr;
   fresh.handler = handler_of(fresh.insn);
-  if (!at->ram || length > in_page) return &fresh;
+  if (!keep || length > in_page) return &fresh;
   v_.mem.watch_code(at->address);
   return cache_->decoded.insert(place, at->address, fresh);
 }
@@ -255,10 +258,6 @@ StepOutcome Stepper::stop_missing(const Insn& insn) {
 void Stepper::code_written(PhysAddr address, u32 size) { cache_->decoded.written(address, size); }
 
 bool Stepper::has_code(PhysAddr page) const { return cache_->decoded.has_code(page); }
-
-void Stepper::page_unmapped(u32 page) { cache_->decoded.page_changed(page); }
-
-void Stepper::all_unmapped() { cache_->decoded.translations_changed(); }
 
 void Stepper::forget_all() { cache_->decoded.clear(); }
 

@@ -47,9 +47,6 @@ class Stepper {
   void code_written(PhysAddr address, u32 size);
   // Is an instruction of this physical page kept, so that the page must stay watched?
   [[nodiscard]] bool has_code(PhysAddr page) const;
-  // The remembered translations of fetch addresses: one page's, or all.
-  void page_unmapped(u32 page);
-  void all_unmapped();
 
   // After state was changed from outside. Not while an instruction executes.
   void forget_all();

@@ -12,43 +12,21 @@ class FetchTlb {
  public:
   struct Entry {
     u64 page = 0;  // physical
-    u32 key = 0;
-    u32 generation = 0;  // of its class (global or not); an older one is dead
-    bool global = false;
-    bool ram = false;
+    u64 tag = 0;   // Context::fetch_tag, which dies with whatever makes an entry stale; 0: none
+    u32 linear_page = 0;
   };
 
-  [[nodiscard]] const Entry* find(u32 page, bool user) const {
-    const Entry& entry = entries_[page % size];
-    return entry.key == key(page, user) && entry.generation == generation_[entry.global] ? &entry : nullptr;
+  [[nodiscard]] const Entry* find(u32 page, u64 tag) const {
+    const Entry& entry = entries_[slot(page, tag)];
+    return entry.linear_page == page && entry.tag == tag ? &entry : nullptr;
   }
-  void fill(u32 page, bool user, u64 physical, bool ram, bool global) {
-    entries_[page % size] = {physical, key(page, user), generation_[global], global, ram};
-  }
-
-  void flush_all() {
-    flush_non_global();
-    next_generation(true);
-  }
-  void flush_non_global() { next_generation(false); }
-  void flush_pages(u32 first, u32 count) {
-    if (count >= size) return flush_all();
-    for (u32 page = first; page < first + count; ++page) entries_[page % size] = {};
-  }
+  void fill(u32 page, u64 tag, u64 physical) { entries_[slot(page, tag)] = {physical, tag, page}; }
 
  private:
-  static constexpr u32 size = 256;
-  static constexpr u32 key(u32 page, bool user) { return (page << 1) | u32{user}; }
-  void next_generation(bool global) {
-    // After 2^32 flushes an old entry would come back to life.
-    if (++generation_[global] == 0) {
-      entries_ = {};
-      generation_[global] = 1;
-    }
-  }
+  static constexpr u32 size = 1024;
+  static u32 slot(u32 page, u64 tag) { return (page + static_cast<u32>(tag) * 61) % size; }
 
   std::array<Entry, size> entries_{};
-  std::array<u32, 2> generation_{1, 1};  // [global]; 0 is what empty entries have
 };
 
 }  // namespace ring3

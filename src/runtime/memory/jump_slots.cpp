@@ -40,7 +40,7 @@ JumpSlots::Page& JumpSlots::page_of(u32 page) {
   return pages_[index];
 }
 
-void JumpSlots::set(u32 linear, u32 value, bool global) {
+void JumpSlots::set(u32 linear, u32 value) {
   const u32 number = linear >> page_shift;
   u32* slot = table_ + linear;
   const u32 host_page = 1u << (touched_shift + ((linear >> 10) & 3));  // 1024 slots in a host page
@@ -52,11 +52,11 @@ void JumpSlots::set(u32 linear, u32 value, bool global) {
   Page& record = page_of(number);
   if (*slot == 0) record.slots.push_back(static_cast<u16>(linear & page_mask));
   *slot = value;
-  bool& listed = global ? record.in_global : record.in_non_global;
-  if (!listed) {
-    listed = true;
-    (global ? global_ : non_global_).push_back((index_[number] & record_mask) - 1);
-  }
+}
+
+void JumpSlots::depend(u32 page, u32 other) {
+  std::vector<u32>& dependents = page_of(other).dependents;
+  if (std::ranges::find(dependents, page) == dependents.end()) dependents.push_back(page);
 }
 
 void JumpSlots::clear(u32 linear) {
@@ -77,39 +77,31 @@ void JumpSlots::empty(Page& record) {
 
 void JumpSlots::clear_page(u32 page) {
   const u32 known = index_[page] & record_mask;
-  if (known != 0) empty(pages_[known - 1]);
-}
-
-void JumpSlots::release(u32 index) {
-  Page& record = pages_[index];
-  index_[record.number] &= ~record_mask;
-  record.in_global = record.in_non_global = false;
-  free_.push_back(index);
-}
-
-void JumpSlots::clear_non_global() {
-  for (const u32 index : non_global_) {
-    Page& record = pages_[index];
-    empty(record);
-    record.in_non_global = false;
-    if (!record.in_global) release(index);
+  if (known == 0) return;
+  Page& record = pages_[known - 1];
+  empty(record);
+  // Not further: a slot of theirs does not depend on what depends on them.
+  for (const u32 dependent : record.dependents) {
+    const u32 other = index_[dependent] & record_mask;
+    if (other != 0) empty(pages_[other - 1]);
   }
-  non_global_.clear();
+  record.dependents.clear();
+  index_[page] &= ~record_mask;
+  free_.push_back(known - 1);
 }
 
 void JumpSlots::clear_all() {
-  clear_non_global();
-  for (const u32 index : global_) {
-    empty(pages_[index]);
-    release(index);
+  free_.clear();
+  for (u32 i = 0; i < pages_.size(); ++i) {
+    empty(pages_[i]);
+    pages_[i].dependents.clear();
+    index_[pages_[i].number] &= ~record_mask;
+    free_.push_back(i);
   }
-  global_.clear();
   if (touched_ >= touched_limit) {
     owner_.discard(offset_, table_size);
     index_mapping_.discard(0, index_size);
     touched_ = 0;
-    pages_.clear();
-    free_.clear();
   }
 }
 

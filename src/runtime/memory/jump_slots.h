@@ -15,14 +15,17 @@ class JumpSlots {
   JumpSlots(const Mapping& owner, u64 offset);
 
   // `value` is not 0.
-  void set(u32 linear, u32 value, bool global);
+  void set(u32 linear, u32 value);
+  // When `other` is cleared, `page` is too.
+  void depend(u32 page, u32 other);
   void clear(u32 linear);
   void clear_page(u32 page);
-  void clear_non_global();
   void clear_all();
 
   // Slots on record: equals the slots that are set, so that the record cannot outgrow the table.
   [[nodiscard]] u64 recorded() const;
+  // Host pages of the table that are in use.
+  [[nodiscard]] u32 touched() const { return touched_; }
   // Linear pages that ever had a record at once.
   [[nodiscard]] u64 records() const { return pages_.size(); }
 
@@ -30,8 +33,8 @@ class JumpSlots {
   // The set slots of one linear page.
   struct Page {
     u32 number = 0;
-    bool in_global = false, in_non_global = false;  // the lists that name this record
-    std::vector<u16> slots;                         // offsets in the page, each once
+    std::vector<u16> slots;       // offsets in the page, each once
+    std::vector<u32> dependents;  // pages, each once
   };
 
   Page& page_of(u32 page);
@@ -47,8 +50,7 @@ class JumpSlots {
   u32* index_;
   std::vector<Page> pages_;
   std::vector<u32> free_;
-  std::vector<u32> global_, non_global_;  // records by the longest flush they survive; a record may be in both
-  u32 touched_ = 0;                       // host pages of the table that are in use
+  u32 touched_ = 0;
 };
 
 }  // namespace ring3

@@ -9,7 +9,6 @@
 #include "runtime/memory/soft_tables.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 namespace ring3 {
@@ -39,7 +38,8 @@ bool crosses(u32 linear, unsigned size) { return (linear & page_mask) + size > p
 }  // namespace
 
 struct Memory::Impl {
-  Impl(CpuState& the_cpu, GuestRam& ram, Bus& bus) : cpu(the_cpu), physical(ram, bus), walker(the_cpu, physical), tables(ram) {}
+  Impl(CpuState& the_cpu, GuestRam& ram, Bus& bus)
+      : cpu(the_cpu), physical(ram, bus), walker(the_cpu, physical), tables(ram, walker, stats) {}
 
   // An access cut at the page boundary; the second part may be empty.
   struct Parts {
@@ -48,41 +48,44 @@ struct Memory::Impl {
     Translation first, second;
   };
 
+  // What may be kept of a walk: nothing if the page tables are not in RAM, because nobody could tell when they change.
+  [[nodiscard]] std::optional<TableCopies::Source> source_of(const Walk& walk) const;
   void fill_from(const Walk& walk, u32 linear, bool user);
   // May the tables have an entry for reads, or for writes, of this linear page? Not where a data breakpoint must see them.
   [[nodiscard]] bool may_fill(u32 page, bool write) const { return data_breakpoints_in(cpu, page << page_shift, page_size, write) == 0; }
-  void fill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
-    if (may_fill(page, false)) tables.fill(context, page, ram_page, writable && may_fill(page, true), global);
+  void fill(Context& context, u32 page, u64 ram_page, bool writable, const TableCopies::Source& source, bool global) {
+    if (!may_fill(page, false)) return;
+    tables.enter(context, page, source, global, false);
+    tables.fill(context, page, ram_page, writable && may_fill(page, true));
   }
-  void prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
-    if (may_fill(page, false)) tables.prefill(context, page, ram_page, writable && may_fill(page, true), global);
+  // Ahead of an access.
+  void prefill(Context& context, u32 page, u64 ram_page, bool writable, const TableCopies::Source& source, bool global) {
+    if (tables.adds(context, page, ram_page, writable)) fill(context, page, ram_page, writable, source, global);
   }
   // An access took place that no table entry served.
   void note_access(u32 linear, u32 size, bool write) { cpu.pending_debug |= data_breakpoints_in(cpu, linear, size, write); }
   [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
   [[nodiscard]] bool translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault);
-  void note_kind(u32 linear, PageKind kind);
   void page_fault(Fault& fault, const Walk& walk, u32 linear) {
     ++stats.page_faults;
     fault = {Vector::page, true, walk.error_code, linear};
   }
-  void flush_pages(u32 first, u32 count);
 
   CpuState& cpu;
   PhysicalMemory physical;
   WriteJournal* journal = nullptr;
   PageWalker walker;
+  MemoryStats stats;
   SoftTables tables;
   FetchTlb fetch_tlb;
-  // Per 2 MiB of linear space: the largest kind of page that was cached from it since the last flush of all.
-  std::array<PageKind, 2048> kinds{};
-  MemoryStats stats;
 };
 
-void Memory::Impl::note_kind(u32 linear, PageKind kind) {
-  const u32 region = linear >> 21;
-  if (kind == PageKind::large_2m && kinds[region] == PageKind::small) kinds[region] = kind;
-  if (kind == PageKind::large_4m) kinds[region & ~1u] = kinds[region | 1u] = kind;
+std::optional<TableCopies::Source> Memory::Impl::source_of(const Walk& walk) const {
+  TableCopies::Source source{walk.directory_address,       walk.directory_entry, walk.entry_address, walk.entry,
+                             walk.kind != PageKind::small, walker.format()};
+  if (source.format == PagingFormat::none) return source;
+  if (!physical.is_ram(walk.directory_address) || (!source.large && !physical.is_ram(walk.entry_address))) return std::nullopt;
+  return source;
 }
 
 void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
@@ -92,18 +95,21 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
   const bool writable = walk.write_ready && !physical.is_code(walk.page);
   // A write to a code page comes here every time: nothing to add then.
   if (!writable && tables.reads(context, page, walk.page)) return;
-  note_kind(linear, walk.kind);
-  fill(context, page, walk.page, writable, walk.global);
+  std::optional<TableCopies::Source> source = source_of(walk);
+  if (!source) return;
+  fill(context, page, walk.page, writable, *source, walk.global);
 
   if (walk.kind == PageKind::small) {
-    if (!physical.is_ram(walk.entry_address)) return;
     const u32 own = page % group_small;
     const u64 group = walk.entry_address - u64{own} * walker.entry_size();
     for (u32 i = 0; i < group_small; ++i) {
       if (i == own) continue;
-      const Neighbour neighbour = walker.neighbour(walk, group + u64{i} * walker.entry_size(), user);
+      source->entry_address = group + u64{i} * walker.entry_size();
+      const Neighbour neighbour = walker.neighbour(walk, source->entry_address, user);
       if (!neighbour.ok || !physical.is_ram(neighbour.page)) continue;
-      prefill(context, page - own + i, neighbour.page, neighbour.write_ready && !physical.is_code(neighbour.page), neighbour.global);
+      source->entry = neighbour.entry;
+      prefill(context, page - own + i, neighbour.page, neighbour.write_ready && !physical.is_code(neighbour.page), *source,
+              neighbour.global);
     }
     return;
   }
@@ -112,7 +118,7 @@ void Memory::Impl::fill_from(const Walk& walk, u32 linear, bool user) {
   for (u32 i = 0; i < group_large; ++i) {
     const u64 at = group + (u64{i} << page_shift);
     if (i == own || !physical.is_ram(at)) continue;
-    prefill(context, page - own + i, at, walk.write_ready && !physical.is_code(at), walk.global);
+    prefill(context, page - own + i, at, walk.write_ready && !physical.is_code(at), *source, walk.global);
   }
 }
 
@@ -124,7 +130,7 @@ std::optional<Translation> Memory::Impl::translate(u32 linear, Access access, bo
     return std::nullopt;
   }
   if (access != Access::execute) fill_from(walk, linear, user);
-  return Translation{{walk.page | (linear & page_mask)}, physical.is_ram(walk.page), walk.global};
+  return Translation{{walk.page | (linear & page_mask)}, physical.is_ram(walk.page), 0};
 }
 
 bool Memory::Impl::translate_parts(u32 linear, unsigned size, Access access, bool user, Parts& parts, Fault& fault) {
@@ -151,13 +157,6 @@ bool Memory::Impl::translate_parts(u32 linear, unsigned size, Access access, boo
   return true;
 }
 
-void Memory::Impl::flush_pages(u32 first, u32 count) {
-  tables.flush_pages(first, count);
-  fetch_tlb.flush_pages(first, count);
-  if (physical.watcher() == nullptr) return;
-  for (u32 page = first; page < first + count; ++page) physical.watcher()->page_unmapped(page);
-}
-
 Memory::Memory(CpuState& cpu, GuestRam& ram, Bus& bus) : ram_(ram), impl_(std::make_unique<Impl>(cpu, ram, bus)) {}
 
 Memory::~Memory() = default;
@@ -167,8 +166,8 @@ void Memory::set_watcher(CodeWatcher* watcher) { impl_->physical.set_watcher(wat
 void Memory::set_journal(WriteJournal* journal) { impl_->journal = journal; }
 
 bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault) {
-  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
-    if (const u64 entry = context->reads()[linear >> page_shift]; entry != 0) {
+  if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
+    if (const u64 entry = context.reads()[linear >> page_shift]; entry != 0) {
       copy(out, host(entry, linear), size);
       return true;
     }
@@ -182,8 +181,8 @@ bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault)
 }
 
 bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& fault) {
-  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
-    if (const u64 entry = context->writes()[linear >> page_shift]; entry != 0) {
+  if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
+    if (const u64 entry = context.writes()[linear >> page_shift]; entry != 0) {
       if (impl_->journal != nullptr) [[unlikely]] {
         const u8* at = host(entry, linear);
         impl_->journal->record({static_cast<u64>(at - ram_.base())}, at, static_cast<const u8*>(in), size);
@@ -210,8 +209,8 @@ bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& 
 }
 
 bool Memory::probe_write(u32 linear, unsigned size, bool user, Fault& fault) {
-  if (const Context* context = impl_->tables.data_if_any(user); context != nullptr && !crosses(linear, size)) {
-    if (context->writes()[linear >> page_shift] != 0) return true;
+  if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
+    if (context.writes()[linear >> page_shift] != 0) return true;
   }
   Impl::Parts parts;
   return impl_->translate_parts(linear, size, Access::write, user, parts, fault);
@@ -221,12 +220,11 @@ u8* Memory::direct(u32 linear, Access access, bool user) {
   const u32 page = linear >> page_shift;
   if (access == Access::write && impl_->journal != nullptr) return nullptr;
   if (access == Access::execute) {
-    const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user);
-    return known != nullptr && known->ram ? ram_.at({known->page | (linear & page_mask)}) : nullptr;
+    const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, fetch_tag(user));
+    return known != nullptr && impl_->physical.is_ram(known->page) ? ram_.at({known->page | (linear & page_mask)}) : nullptr;
   }
-  const Context* context = impl_->tables.data_if_any(user);
-  if (context == nullptr) return nullptr;
-  const u64 entry = (access == Access::write ? context->writes() : context->reads())[page];
+  const Context& context = impl_->tables.data(user);
+  const u64 entry = (access == Access::write ? context.writes() : context.reads())[page];
   return entry != 0 ? host(entry, linear) : nullptr;
 }
 
@@ -245,19 +243,20 @@ unsigned Memory::fetch(u32 linear, u8* out, unsigned wanted, bool user, Fault& f
 
 std::optional<Translation> Memory::translate_fetch(u32 linear, bool user, Fault& fault) {
   const u32 page = linear >> page_shift;
-  if (const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, user)) {
-    return Translation{{known->page | (linear & page_mask)}, known->ram, known->global};
-  }
+  Context& context = impl_->tables.data(user);
+  const auto result = [&](u64 at, u64 tag) { return Translation{{at | (linear & page_mask)}, impl_->physical.is_ram(at), tag}; };
+  if (const FetchTlb::Entry* known = impl_->fetch_tlb.find(page, context.fetch_tag())) return result(known->page, known->tag);
   ++impl_->stats.fetch_walks;
   const Walk walk = impl_->walker.walk(linear, Access::execute, user, true);
   if (!walk.ok) {
     impl_->page_fault(fault, walk, linear);
     return std::nullopt;
   }
-  const bool ram = impl_->physical.is_ram(walk.page);
-  impl_->note_kind(linear, walk.kind);
-  impl_->fetch_tlb.fill(page, user, walk.page, ram, walk.global);
-  return Translation{{walk.page | (linear & page_mask)}, ram, walk.global};
+  const auto source = impl_->source_of(walk);
+  if (!source) return result(walk.page, 0);
+  impl_->tables.enter(context, page, *source, walk.global, true);
+  impl_->fetch_tlb.fill(page, context.fetch_tag(), walk.page);
+  return result(walk.page, context.fetch_tag());
 }
 
 std::optional<Translation> Memory::translate(u32 linear, Access access, bool user, Fault& fault) {
@@ -268,7 +267,7 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
 std::optional<Translation> Memory::peek(u32 linear) const {
   const Walk walk = impl_->walker.peek(linear);
   if (!walk.ok) return std::nullopt;
-  return Translation{{walk.page | (linear & page_mask)}, impl_->physical.is_ram(walk.page), false};
+  return Translation{{walk.page | (linear & page_mask)}, impl_->physical.is_ram(walk.page), 0};
 }
 
 void Memory::read_physical(PhysAddr address, void* out, u32 size) { impl_->physical.read(address.value, out, size); }
@@ -276,36 +275,23 @@ void Memory::read_physical(PhysAddr address, void* out, u32 size) { impl_->physi
 void Memory::write_physical(PhysAddr address, const void* in, u32 size) { impl_->physical.write(address.value, in, size); }
 
 void Memory::flush_all() {
-  ++impl_->stats.full_flushes;
-  impl_->tables.flush_all();
-  impl_->fetch_tlb.flush_all();
-  impl_->kinds.fill(PageKind::small);
-  if (CodeWatcher* watcher = impl_->physical.watcher()) watcher->all_unmapped(false);
+  ++impl_->stats.mode_flushes;
+  impl_->tables.change_mode();
+}
+
+void Memory::flush_global() {
+  ++impl_->stats.global_flushes;
+  impl_->tables.flush_global();
 }
 
 void Memory::flush_non_global() {
   ++impl_->stats.address_flushes;
   impl_->tables.flush_non_global();
-  impl_->fetch_tlb.flush_non_global();
-  if (CodeWatcher* watcher = impl_->physical.watcher()) watcher->all_unmapped(true);
 }
 
 void Memory::flush_page(u32 linear) {
   ++impl_->stats.page_flushes;
-  const u32 region = linear >> 21;
-  const u32 page = linear >> page_shift;
-  switch (impl_->kinds[region]) {
-    case PageKind::small:
-    case PageKind::unpaged: impl_->flush_pages(page, 1); break;
-    case PageKind::large_2m:
-      impl_->kinds[region] = PageKind::small;
-      impl_->flush_pages(page & ~511u, 512);
-      break;
-    case PageKind::large_4m:
-      impl_->kinds[region & ~1u] = impl_->kinds[region | 1u] = PageKind::small;
-      impl_->flush_pages(page & ~1023u, 1024);
-      break;
-  }
+  impl_->tables.flush_page(linear >> page_shift);
 }
 
 bool Memory::load_pdptes(u32 cr3) { return impl_->walker.read_pdptes(cr3, impl_->cpu.pdpte); }
@@ -326,7 +312,7 @@ void Memory::breakpoints_changed() {
     const Breakpoint b = breakpoint(impl_->cpu, n);
     if (!b.enabled || b.on == BreakOn::io) continue;
     if (b.on != BreakOn::execute) {
-      impl_->tables.drop_page(b.first >> page_shift);
+      impl_->tables.drop_data(b.first >> page_shift);
     } else if (CodeWatcher* watcher = impl_->physical.watcher()) {
       watcher->code_breakpoint(b.first);
     }
@@ -345,20 +331,17 @@ void Memory::unwatch_code(PhysAddr address) {
 
 bool Memory::is_code_page(PhysAddr address) const { return impl_->physical.is_code(address.value); }
 
-u64 Memory::select_context(u32 mode_bits, u32 cs_base, u32 cs_limit) { return impl_->tables.select({mode_bits, cs_base, cs_limit}).base(); }
-
-MemoryStats Memory::stats() const {
-  MemoryStats stats = impl_->stats;
-  stats.pages_filled = impl_->tables.filled();
-  stats.contexts_reused = impl_->tables.reused();
-  return stats;
+u64 Memory::select_context(u32 mode_bits, u32 cs_base, u32 cs_limit) {
+  return impl_->tables.select({mode_bits, cs_base, cs_limit, 0}).base();
 }
 
-void Memory::set_jump(u32 linear, u32 offset, bool global) {
-  Context* context = impl_->tables.current();
-  if (context == nullptr) throw InternalError("set_jump before select_context");
-  context->jumps().set(linear, offset, global);
-}
+bool Memory::context_selected() const { return impl_->tables.current() != nullptr; }
+
+u64 Memory::fetch_tag(bool user) { return impl_->tables.data(user).fetch_tag(); }
+
+MemoryStats Memory::stats() const { return impl_->stats; }
+
+void Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { impl_->tables.set_jump(linear, offset, further); }
 
 void Memory::clear_jump(u32 linear) { impl_->tables.clear_jump(linear); }
 

@@ -12,6 +12,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 
 namespace ring3 {
 
@@ -26,9 +27,6 @@ class CodeWatcher {
   virtual ~CodeWatcher() = default;
   // Guest physical bytes [address, address + size) on a code page were just written (or are about to be, by DMA).
   virtual void code_written(PhysAddr address, u32 size) = 0;
-  // Linear page `page` (or everything, or everything not global) left the TLB: jump-table slots that lead there are stale.
-  virtual void page_unmapped(u32 page) = 0;
-  virtual void all_unmapped(bool keep_global) = 0;
   // An instruction breakpoint is on at this linear address: no translation may run through it.
   virtual void code_breakpoint(u32 /*linear*/) {}
 };
@@ -44,8 +42,8 @@ class WriteJournal {
 
 struct Translation {
   PhysAddr address;
-  bool ram = false;     // backed by guest RAM; otherwise the bus answers
-  bool global = false;  // survives flush_non_global
+  bool ram = false;   // backed by guest RAM; otherwise the bus answers
+  u64 fetch_tag = 0;  // of `translate_fetch`: it holds while Memory::fetch_tag is this; 0: for once
 };
 
 // What the CPU model says about page tables. It decides which entry bits are reserved (SDM vol. 3, 4.3 and 4.4.2).
@@ -57,14 +55,18 @@ struct PagingModel {
 
 // How often the tables were filled and emptied since construction.
 struct MemoryStats {
-  u64 data_walks = 0;       // accesses that found no entry: RAM, devices, writes on code pages
-  u64 fetch_walks = 0;      // as data_walks, for code fetch
-  u64 page_faults = 0;      // walks that ended in one
-  u64 pages_filled = 0;     // pages entered into a context's tables, those ahead of their access included
-  u64 full_flushes = 0;     // flush_all
-  u64 address_flushes = 0;  // flush_non_global
-  u64 page_flushes = 0;     // flush_page
-  u64 contexts_reused = 0;  // contexts emptied to serve other mode bits
+  u64 data_walks = 0;        // accesses that found no entry: RAM, devices, writes on code pages
+  u64 fetch_walks = 0;       // as data_walks, for code fetch
+  u64 page_faults = 0;       // walks that ended in one
+  u64 pages_filled = 0;      // pages entered into a context's tables, those ahead of their access included
+  u64 mode_flushes = 0;      // flush_all
+  u64 global_flushes = 0;    // flush_global
+  u64 address_flushes = 0;   // flush_non_global
+  u64 page_flushes = 0;      // flush_page
+  u64 contexts_reused = 0;   // emptied to serve another mode or address space
+  u64 contexts_adopted = 0;  // supervisors' contexts that went over to another address space
+  u64 groups_compared = 0;   // with the guest's tables, after flushes; a group is 8 pages
+  u64 pages_stale = 0;       // found to have changed, or dropped for another reason
 };
 
 class Memory {
@@ -109,7 +111,10 @@ class Memory {
   void write_physical(PhysAddr address, const void* in, u32 size);
 
   // --- TLB maintenance ---
-  void flush_all();             // CR0.PG/WP, CR4.PSE/PAE/PGE changes
+  // After each, what the tables hold agrees with the guest's page tables, or is gone; after the first, everything is gone. Contexts that
+  // are not in use learn of it when they are selected: `select_context` is due after the first three.
+  void flush_all();             // the mode changed: CR0.PG/WP, CR4.PSE/PAE, EFER.NXE
+  void flush_global();          // CR4.PGE changed; MOV CR3 while it is 0
   void flush_non_global();      // MOV CR3, task switch
   void flush_page(u32 linear);  // INVLPG: the whole large page if it is one
   // Re-reads PDPTEs under PAE (MOV CR3 and friends). False: a reserved bit is set, raise #GP(0) and leave the old ones.
@@ -130,17 +135,20 @@ class Memory {
   void watch_code(PhysAddr address);
   void unwatch_code(PhysAddr address);
   [[nodiscard]] bool is_code_page(PhysAddr address) const;
-  // Called when CR0, CR4, CPL, the mode bits (guest/block_key.h) or base and limit of CS changed: selects the context; returns its base
-  // (r13). Jump slots are right for one CS only, so each has its own. At most `max_contexts` live at a time: beyond, the one that was not
-  // selected for longest is emptied and reused, and any r13 that was kept for it is void. Throws UserError when the host has no address
-  // space left.
+  // Called when CR0, CR4, CPL, the mode bits (guest/block_key.h) or base and limit of CS changed, and after a flush (`context_selected` is
+  // false then): selects the context for them and the address space; returns its base (r13). Jump slots are right for one CS only, so each
+  // has its own. At most `max_contexts` live at a time: beyond, the one that was not selected for longest is emptied and reused, and any
+  // r13 that was kept for it is void. Throws UserError when the host has no address space left.
   u64 select_context(u32 mode_bits, u32 cs_base = 0, u32 cs_limit = 0xFFFFFFFF);
-  static constexpr unsigned max_contexts = 8;
+  [[nodiscard]] bool context_selected() const;
+  static constexpr unsigned max_contexts = 64;
+  // What `translate_fetch` of this privilege says holds for as long as this number does not change; no other context ever has the same.
+  [[nodiscard]] u64 fetch_tag(bool user);
 
-  // Jump-table slots (contract::jump_table) of the current context; `select_context` comes first. A slot is emptied by itself when its
-  // linear page or the next one (into which the block's last instruction may reach) leaves the TLB, so `global` is true only if every
-  // page the block lies in is (Translation::global). Cost of emptying: the slots that are set, not the table.
-  void set_jump(u32 linear, u32 offset, bool global);
+  // Jump-table slots (contract::jump_table) of the current context; `select_context` comes first. The block lies in the page of `linear`
+  // and in the linear pages `further`: `translate_fetch` of all of them in this context comes first too. A slot is emptied by itself when
+  // one of these pages leaves the TLB. Cost of emptying: the slots that are set, not the table.
+  void set_jump(u32 linear, u32 offset, std::span<const u32> further = {});
   // Empties the slot of `linear` in every context: its block died.
   void clear_jump(u32 linear);
   // Empties every slot of every context: the code cache is to be reused.

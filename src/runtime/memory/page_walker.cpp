@@ -115,10 +115,19 @@ Walk PageWalker::walk_tables(u32 linear, u64 directory, Access access, bool user
     return result;
   }
 
+  result.directory_address = pde_address;
+  result.directory_entry = pde;
+  result.entry = last;
   if (commit) {
-    if (!large && (pde & entry::accessed) == 0) memory_.set_entry_flags(pde_address, pde, entry::accessed);
+    if (!large && (pde & entry::accessed) == 0) {
+      memory_.set_entry_flags(pde_address, pde, entry::accessed);
+      result.directory_entry |= entry::accessed;
+    }
     const u32 wanted = entry::accessed | (write ? entry::dirty : 0);
-    if ((last & wanted) != wanted) memory_.set_entry_flags(pte_address, last, static_cast<u8>(wanted));
+    if ((last & wanted) != wanted) {
+      memory_.set_entry_flags(pte_address, last, static_cast<u8>(wanted));
+      (large ? result.directory_entry : result.entry) |= wanted;
+    }
   }
   result.ok = true;
   result.write_ready = writable && (write || (last & entry::dirty) != 0);
@@ -194,6 +203,7 @@ Neighbour PageWalker::neighbour_of(const Walk& near, u64 entry_address, bool use
   Neighbour result;
   result.ok = true;
   result.page = pte & address_bits<T> & a20_mask_;
+  result.entry = pte;
   result.write_ready = (pte & entry::dirty) != 0 && may_write(user, near.directory_writable && (pte & entry::writable) != 0);
   result.global = (pte & entry::global) != 0 && (cpu_.cr4 & cr4::pge) != 0;
   return result;
@@ -201,6 +211,20 @@ Neighbour PageWalker::neighbour_of(const Walk& near, u64 entry_address, bool use
 
 Neighbour PageWalker::neighbour(const Walk& near, u64 entry_address, bool user) const {
   return pae() ? neighbour_of<u64>(near, entry_address, user) : neighbour_of<u32>(near, entry_address, user);
+}
+
+PagingRoots PageWalker::roots() const {
+  PagingRoots result;
+  result.format = format();
+  if (result.format == PagingFormat::none) return result;
+  if (!pae()) {
+    result.directory[0] = cpu_.cr3 & address_bits<u32> & a20_mask_;
+    return result;
+  }
+  for (unsigned i = 0; i < result.directory.size(); ++i) {
+    if ((cpu_.pdpte[i] & entry::present) != 0) result.directory[i] = cpu_.pdpte[i] & address_bits<u64> & a20_mask_;
+  }
+  return result;
 }
 
 bool PageWalker::read_pdptes(u32 cr3, std::array<u64, 4>& out) {

@@ -18,9 +18,12 @@ struct Walk {
   u32 error_code = 0;  // of the page fault, if not `ok`
   u64 page = 0;        // physical address of the 4 KiB page that holds the linear address, A20 applied
   PageKind kind = PageKind::small;
-  bool write_ready = false;         // a write by the same privilege needs no further walk: rights allow it and D is set
-  bool global = false;              // survives MOV CR3
-  u64 entry_address = 0;            // of the page-table entry (kind `small` only)
+  bool write_ready = false;   // a write by the same privilege needs no further walk: rights allow it and D is set
+  bool global = false;        // survives MOV CR3
+  u64 directory_address = 0;  // of the directory entry (not `unpaged`); it and the next three are as the walk left them
+  u64 directory_entry = 0;
+  u64 entry_address = 0;  // of the page-table entry (kind `small` only)
+  u64 entry = 0;
   bool directory_writable = false;  // the directory entry grants writes (kind `small` only)
 };
 
@@ -28,8 +31,19 @@ struct Walk {
 struct Neighbour {
   bool ok = false;  // a read needs no further walk: present, no reserved bit, rights allow it, A is set
   u64 page = 0;
+  u64 entry = 0;
   bool write_ready = false;
   bool global = false;
+};
+
+// How the CPU translates now.
+enum class PagingFormat : u8 { none, two_level, pae };
+
+// Where the page directories lie. Under PAE there are four, for a GiB each.
+struct PagingRoots {
+  static constexpr u64 absent = ~u64{0};
+  PagingFormat format = PagingFormat::none;
+  std::array<u64, 4> directory{absent, absent, absent, absent};
 };
 
 class PageWalker {
@@ -49,6 +63,14 @@ class PageWalker {
   [[nodiscard]] Neighbour neighbour(const Walk& near, u64 entry_address, bool user) const;
   // Bytes of an entry in the current paging mode.
   [[nodiscard]] u32 entry_size() const { return pae() ? 8 : 4; }
+
+  [[nodiscard]] PagingFormat format() const {
+    return !cpu_.paging() ? PagingFormat::none : pae() ? PagingFormat::pae : PagingFormat::two_level;
+  }
+  // Of the current CR3, or of the PDPTE registers.
+  [[nodiscard]] PagingRoots roots() const;
+  // What tells address spaces apart: 1 without paging, else the part of CR3 that is an address.
+  [[nodiscard]] u32 space() const { return !cpu_.paging() ? 1 : cpu_.cr3 & (pae() ? ~0x1Fu : ~u32{page_mask}); }
 
   // SDM vol. 3, 4.4.1. False: a present entry has a reserved bit set.
   [[nodiscard]] bool read_pdptes(u32 cr3, std::array<u64, 4>& out);

@@ -2,74 +2,52 @@
 
 #include "base/error.h"
 #include "guest/block_key.h"
-#include "runtime/memory/ram.h"
-#include "translator/contract.h"
-
-#include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <bit>
 
 namespace ring3 {
 
 namespace {
 
-Mapping sparse_or_throw(u64 size) {
-  Mapping mapping = Mapping::sparse(size);
-  if (mapping) return mapping;
-  throw UserError(
-      fmt::format("memory tables: cannot reserve {} MiB of address space: {}; raise the limit (ulimit -v) or allow overcommit "
-                  "(vm.overcommit_memory)",
-                  size >> 20, std::strerror(errno)));
-}
+// A context whose groups were compared this often without one being registered is emptied, so that it keeps what is in use: comparing costs
+// about a fiftieth of filling, hence both together at most twice the cheaper.
+constexpr u32 most_comparisons = 64;
+constexpr u32 always_worth_comparing = 128;
 
 }  // namespace
 
-Context::Context(unsigned number, const ContextKey& key)
-    : number_(number),
-      key_(key),
-      tables_(sparse_or_throw(contract::context_size)),
-      note_mapping_(sparse_or_throw(u64{linear_page_count} * sizeof(Note))),
-      read_(reinterpret_cast<u64*>(tables_.data() + contract::read_table)),
-      write_(reinterpret_cast<u64*>(tables_.data() + contract::write_table)),
-      notes_(reinterpret_cast<Note*>(note_mapping_.data())),
-      jumps_(tables_, contract::jump_table) {}
+SoftTables::SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats)
+    : ram_(ram), walker_(walker), pool_(ram), stats_(stats), writers_(ram.size() >> page_shift), users_(Context::Regions::count) {
+  last_key_[1].mode = mode::user;
+}
 
-SoftTables::SoftTables(GuestRam& ram) : ram_(ram), writers_(ram.size() >> page_shift) {}
+// --- selection ---
 
-Context& SoftTables::select(const ContextKey& key) {
+Context& SoftTables::select(ContextKey key) {
   const bool user = (key.mode & mode::user) != 0;
   // The way between a kernel and its processes: one mode of each privilege, again and again.
-  if (Context* same = data_[user]; same != nullptr && same->key_ == key) {
-    same->last_selected_ = ++selections_;
-    current_ = same;
-    return *same;
-  }
-  Context* found = nullptr;
-  Context* oldest = nullptr;
-  unsigned count = 0;
-  for (; count < contexts_.size() && contexts_[count] != nullptr; ++count) {
-    Context* context = contexts_[count].get();
-    if (context->key_ == key) {
-      found = context;
-      break;
-    }
-    if (oldest == nullptr || context->last_selected_ < oldest->last_selected_) oldest = context;
-  }
-  if (found == nullptr && count < contexts_.size()) {
-    contexts_[count] = std::make_unique<Context>(count, key);
-    found = contexts_[count].get();
-  }
+  if (Context* same = data_[user]; same != nullptr && same->key_.same_mode(key)) return *(current_ = same);
+  key.space = walker_.space();
+  Context* found = pool_.find(key);
   if (found == nullptr) {
-    found = oldest;
-    empty(*found);
-    ++reused_;
-    found->key_ = key;
-    for (Context*& context : data_)
-      if (context == found) context = nullptr;
+    if (!user) found = pool_.find_similar(key, walker_.roots(), mode_changes_);
+    if (found != nullptr) {
+      ++stats_.contexts_adopted;
+    } else {
+      found = &pool_.take(user, mode_changes_, data_[!user]);
+      if (found->last_selected_ != 0) ++stats_.contexts_reused;
+      for (Context*& context : data_)
+        if (context == found) context = nullptr;
+      empty(*found);
+      found = &pool_.shrink(*found);
+      found->fetch_tag_ = ++fetch_tags_;
+    }
+    pool_.set_key(*found, key);
   }
+  refresh(*found);
   found->last_selected_ = ++selections_;
+  last_key_[user] = key;
   data_[user] = found;
   current_ = found;
   return *found;
@@ -77,21 +55,67 @@ Context& SoftTables::select(const ContextKey& key) {
 
 Context& SoftTables::select_data(bool user) {
   Context* const before = current_;
-  Context& made = select({user ? mode::user : 0});
-  if (before != nullptr) current_ = before;
+  Context& made = select(last_key_[user]);
+  current_ = before;  // never the one that was taken for this
   return made;
 }
 
-void SoftTables::log(Context& context, u32 page, bool global) {
-  Context::Note& n = context.notes_[page];
-  if (global && n.logged_global == 0) {
-    n.logged_global = 1;
-    context.global_.push_back(page);
+// Does what flushes asked for while the context was not in use.
+void SoftTables::refresh(Context& context) {
+  if (context.mode_changes_ != mode_changes_) {
+    empty(context);
+  } else if (context.flushes_ != flushes_) {
+    const bool global = context.global_flushes_ != global_flushes_;
+    const u32 cost = context.copies_.compared(global);
+    context.comparing_ += cost;
+    if (cost > always_worth_comparing && context.comparing_ > u64{most_comparisons} * cost) {
+      empty(context);
+    } else {
+      stats_.groups_compared += cost;
+      context.copies_.compare(walker_.roots(), global, stale_);
+      stats_.pages_stale += stale_.pages.size();
+      drop_stale(context);
+    }
   }
-  if (!global && n.logged_non_global == 0) {
-    n.logged_non_global = 1;
-    context.non_global_.push_back(page);
+  context.mode_changes_ = mode_changes_;
+  context.global_flushes_ = global_flushes_;
+  context.flushes_ = flushes_;
+}
+
+void SoftTables::deselect() {
+  data_ = {};
+  current_ = nullptr;
+}
+
+void SoftTables::flush_non_global() {
+  ++flushes_;
+  deselect();
+}
+
+void SoftTables::flush_global() {
+  ++global_flushes_;
+  flush_non_global();
+}
+
+void SoftTables::change_mode() {
+  ++mode_changes_;
+  flush_global();
+}
+
+// --- entries ---
+
+void SoftTables::enter(Context& context, u32 page, const TableCopies::Source& source, bool global, bool fetched) {
+  context.copies_.enter(page, source, global, fetched, stale_);
+  if (!stale_.pages.empty()) [[unlikely]]
+    drop_stale(context);
+  const u32 region = page >> Context::region_shift;
+  const u64 self = u64{1} << context.number_;
+  if ((users_[region] & self) == 0) {
+    users_[region] |= self;
+    context.used_.set(region);
+    context.touched_.set(region);
   }
+  context.comparing_ = context.comparing_ > most_comparisons ? context.comparing_ - most_comparisons : 0;
 }
 
 void SoftTables::link_write(Context& context, u32 page, u64 ram_page) {
@@ -100,7 +124,7 @@ void SoftTables::link_write(Context& context, u32 page, u64 ram_page) {
   const u32 self = link(context.number_, page);
   n.previous = 0;
   n.next = head;
-  if (head != 0) note(head).previous = self & 0xFFFFFF;
+  if (head != 0) note(head).previous = self;
   head = self;
 }
 
@@ -116,7 +140,7 @@ void SoftTables::unlink_write(Context& context, u32 page) {
   context.write_[page] = 0;
 }
 
-void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
+void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable) {
   const u64 value = entry(page, ram_page);
   if (context.write_[page] != 0 && (!writable || context.write_[page] != value)) unlink_write(context, page);
   context.read_[page] = value;
@@ -124,83 +148,79 @@ void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable, b
     context.write_[page] = value;
     link_write(context, page, ram_page);
   }
-  log(context, page, global);
-  ++filled_;
+  ++stats_.pages_filled;
 }
 
-void SoftTables::prefill(Context& context, u32 page, u64 ram_page, bool writable, bool global) {
-  const u64 value = entry(page, ram_page);
-  const u64 old = context.read_[page];
-  if (old != 0 && (old != value || !writable || context.write_[page] != 0)) return;
-  fill(context, page, ram_page, writable, global);
-}
-
-void SoftTables::drop(Context& context, u32 page) {
+void SoftTables::drop_entries(Context& context, u32 page) {
+  if (context.read_[page] == 0) return;
   context.read_[page] = 0;
   if (context.write_[page] != 0) unlink_write(context, page);
 }
 
-void SoftTables::flush_non_global() {
-  for (const std::unique_ptr<Context>& context : contexts_) {
-    if (context == nullptr) break;
-    for (const u32 page : context->non_global_) {
-      drop(*context, page);
-      context->notes_[page].logged_non_global = 0;
-    }
-    context->non_global_.clear();
-    context->jumps_.clear_non_global();
+void SoftTables::drop_stale(Context& context) {
+  for (const u32 page : stale_.pages) {
+    drop_entries(context, page);
+    context.jumps_.clear_page(page);
   }
+  if (stale_.code) context.fetch_tag_ = ++fetch_tags_;
+  stale_.pages.clear();
+  stale_.code = false;
 }
 
 void SoftTables::empty(Context& context) {
-  for (std::vector<u32>* pages : {&context.non_global_, &context.global_}) {
-    for (const u32 page : *pages) {
-      drop(context, page);
-      context.notes_[page].logged_non_global = 0;
-      context.notes_[page].logged_global = 0;
-    }
-    pages->clear();
-  }
+  context.copies_.forget_all(stale_);
+  drop_stale(context);
   context.jumps_.clear_all();
+  context.used_.for_each([&](u32 region) { users_[region] &= ~(u64{1} << context.number_); });
+  context.used_ = {};
+  context.comparing_ = 0;
 }
 
-void SoftTables::flush_all() {
-  for (const std::unique_ptr<Context>& context : contexts_)
-    if (context != nullptr) empty(*context);
+template <typename F>
+void SoftTables::for_users(u32 page, F&& f) {
+  for (u64 bits = users_[page >> Context::region_shift]; bits != 0; bits &= bits - 1)
+    f(pool_[static_cast<unsigned>(std::countr_zero(bits))]);
 }
 
-void SoftTables::flush_pages(u32 first, u32 count) {
-  for (const std::unique_ptr<Context>& context : contexts_) {
-    if (context == nullptr) break;
-    context->jumps_.clear_page((first - 1) & (linear_page_count - 1));
-    for (u32 page = first; page < first + count; ++page) {
-      if (context->read_[page] != 0) drop(*context, page);
-      context->jumps_.clear_page(page);
-    }
+void SoftTables::flush_page(u32 page) {
+  // A page of 4 MiB is two regions, and only one of them may be in use.
+  const u32 region = page >> Context::region_shift;
+  for (u64 bits = users_[region] | users_[region ^ 1]; bits != 0; bits &= bits - 1) {
+    Context& context = pool_[static_cast<unsigned>(std::countr_zero(bits))];
+    context.copies_.forget(page, stale_);
+    drop_stale(context);
   }
 }
 
-void SoftTables::drop_page(u32 page) {
-  for (const std::unique_ptr<Context>& context : contexts_)
-    if (context != nullptr && context->read_[page] != 0) drop(*context, page);
+void SoftTables::drop_data(u32 page) {
+  for_users(page, [&](Context& context) { drop_entries(context, page); });
 }
 
 void SoftTables::drop_writes(u64 ram_page) {
   u32& head = writers_[ram_page >> page_shift];
   while (head != 0) {
     const u32 at = head - 1;
-    unlink_write(*contexts_[at >> 20], at & 0xFFFFF);
+    unlink_write(pool_[at >> 20], at & 0xFFFFF);
   }
 }
 
+// --- jump slots ---
+
+void SoftTables::set_jump(u32 linear, u32 offset, std::span<const u32> further) {
+  if (current_ == nullptr) throw InternalError("set_jump before select_context");
+  const TableCopies& copies = current_->copies_;
+  const u32 page = linear >> page_shift;
+  if (!copies.fetched(page) || !std::ranges::all_of(further, [&](u32 other) { return copies.fetched(other); })) return;
+  current_->jumps_.set(linear, offset);
+  for (const u32 other : further) current_->jumps_.depend(page, other);
+}
+
 void SoftTables::clear_jump(u32 linear) {
-  for (const std::unique_ptr<Context>& context : contexts_)
-    if (context != nullptr) context->jumps_.clear(linear);
+  for_users(linear >> page_shift, [&](Context& context) { context.jumps_.clear(linear); });
 }
 
 void SoftTables::clear_all_jumps() {
-  for (const std::unique_ptr<Context>& context : contexts_)
-    if (context != nullptr) context->jumps_.clear_all();
+  for (unsigned n = 0; n < pool_.size(); ++n) pool_[n].jumps_.clear_all();
 }
 
 }  // namespace ring3

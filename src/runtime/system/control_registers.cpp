@@ -33,7 +33,7 @@ bool set_cr3(Vcpu& v, u32 value) {
   if ((s.cr4 & cr4::pge) != 0)
     v.mem.flush_non_global();
   else
-    v.mem.flush_all();
+    v.mem.flush_global();
   return true;
 }
 
@@ -44,7 +44,10 @@ bool set_cr4(Vcpu& v, u32 value) {
   const u32 changed = s.cr4 ^ value;
   if (uses_pae(s.cr0, value) && (changed & paging_bits) != 0 && !reload_pdptes(v, s.cr3)) return false;
   s.cr4 = value;
-  if ((changed & paging_bits) != 0) v.mem.flush_all();
+  if ((changed & (cr4::pse | cr4::pae)) != 0)
+    v.mem.flush_all();
+  else if ((changed & cr4::pge) != 0)
+    v.mem.flush_global();
   return true;
 }
 

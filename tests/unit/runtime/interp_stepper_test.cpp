@@ -52,8 +52,6 @@ class InterpSteps : public InterpStepper {
   struct Forward : CodeWatcher {
     explicit Forward(Stepper& to) : stepper(to) {}
     void code_written(PhysAddr address, u32 size) override { stepper.code_written(address, size); }
-    void page_unmapped(u32 page) override { stepper.page_unmapped(page); }
-    void all_unmapped(bool) override { stepper.all_unmapped(); }
     Stepper& stepper;
   } forward{stepper};
 };

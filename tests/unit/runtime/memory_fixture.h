@@ -13,6 +13,7 @@
 
 #include <cstring>
 #include <map>
+#include <span>
 #include <tuple>
 #include <vector>
 
@@ -62,12 +63,8 @@ inline std::ostream& operator<<(std::ostream& out, const ByteBus::Entry& entry) 
 class RecordingWatcher : public CodeWatcher {
  public:
   void code_written(PhysAddr address, u32 size) override { written.emplace_back(address.value, size); }
-  void page_unmapped(u32 page) override { unmapped.push_back(page); }
-  void all_unmapped(bool keep_global) override { flushes.push_back(keep_global); }
 
   std::vector<std::pair<u64, u32>> written;
-  std::vector<u32> unmapped;
-  std::vector<bool> flushes;
 };
 
 // Entry bits, SDM vol. 3, table 4-19 and figures 4-4 and 4-11.
@@ -76,9 +73,7 @@ inline constexpr u64 P = 1, W = 2, U = 4, A = 0x20, D = 0x40, PS = 0x80, G = 0x1
 class MemoryTest : public ::testing::Test {
  protected:
   static constexpr u32 ram_size = 16u << 20;
-  static constexpr u32 directory = 0x10000;     // page directory (two-level), or four of them (PAE)
-  static constexpr u32 table = 0x20000;         // page tables are handed out from here
-  static constexpr u32 pointer_table = 0x8000;  // PDPT
+  static constexpr u32 table = 0x20000;  // page tables are handed out from here
 
   MemoryTest() : ram(ram_size), memory(cpu, ram, bus) { memory.set_watcher(&watcher); }
 
@@ -118,6 +113,18 @@ class MemoryTest : public ::testing::Test {
     put(pte_at(linear, where), physical | P | flags);
   }
 
+  // Selects a context, and remembers its privilege for `jump`.
+  u64 select(u32 mode_bits) {
+    user_ = (mode_bits & mode::user) != 0;
+    return memory.select_context(mode_bits);
+  }
+  // As the engine does it: fetches the pages that the block lies in, then sets the slot.
+  void jump(u32 linear, u32 value, std::span<const u32> further = {}) {
+    ASSERT_TRUE(memory.translate_fetch(linear, user_, fault).has_value()) << std::hex << linear;
+    for (const u32 page : further) ASSERT_TRUE(memory.translate_fetch(page << page_shift, user_, fault).has_value());
+    memory.set_jump(linear, value, further);
+  }
+
   [[nodiscard]] bool read(u32 linear, u64& out, unsigned size = 4, bool user = false) {
     out = 0;
     return memory.read(linear, &out, size, user, fault);
@@ -145,12 +152,19 @@ class MemoryTest : public ::testing::Test {
   static u64 write_slot(u64 context, u32 linear) { return slot(context, contract::write_table, linear); }
   static u32 jump_slot(u64 context, u32 linear) { return *reinterpret_cast<const u32*>(context + contract::jump_table + u64{linear} * 4); }
 
+  // Of the address space that is loaded.
+  u32 directory = 0x10000;     // page directory (two-level), or four of them (PAE)
+  u32 pointer_table = 0x8000;  // PDPT
+
   CpuState cpu;
   GuestRam ram;
   ByteBus bus;
   Memory memory;
   RecordingWatcher watcher;
   Fault fault;
+
+ private:
+  bool user_ = false;
 };
 
 }  // namespace ring3::test

@@ -20,7 +20,32 @@ class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<boo
     static constexpr u32 starts[region_count] = {0, 1, 100, 101, 300, ~0u};
     return starts[pick(region_count)] * span() + pick(24) * page_size + (pick(4) == 0 ? 0xFF8 + pick(8) : pick(4096));
   }
-  u32 table_for(u32 linear) { return 0x100000 + (linear / span() % 512) * page_size; }
+  // Spaces 1 to 3 share the page tables of two spans and of the last one with space 0; only these have global pages.
+  static constexpr u32 space_count = 4;
+  [[nodiscard]] u32 span_number(u32 linear) const {
+    const u32 n = linear / span();
+    return n <= 1 ? n : n <= 101 ? n - 98 : n == 300 ? 4 : 5;
+  }
+  [[nodiscard]] bool is_shared(u32 linear) const {
+    return span_number(linear) == 2 || span_number(linear) == 3 || span_number(linear) == 5;
+  }
+  [[nodiscard]] u32 table_for(u32 linear) const {
+    return 0x100000 + (is_shared(linear) ? 0 : space * 0x10000) + span_number(linear) * page_size;
+  }
+  void use_space(u32 number) {
+    space = number;
+    directory = 0x10000 + number * 0x4000;
+    pointer_table = 0x8000 + number * 0x20;
+  }
+  // MOV CR3.
+  void load_space(u32 number) {
+    use_space(number);
+    cpu.cr3 = pae() ? pointer_table : directory;
+    if (pae()) {
+      ASSERT_TRUE(memory.load_pdptes(cpu.cr3));
+    }
+    (cpu.cr4 & cr4::pge) != 0 ? memory.flush_non_global() : memory.flush_global();
+  }
 
   struct Expected {
     bool ok = false;
@@ -58,18 +83,68 @@ class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<boo
     return e;
   }
 
-  void edit_table() {
-    const u32 linear = random_linear();
-    const u64 flags = (pick(8) != 0 ? P : 0) | (pick(3) != 0 ? W : 0) | (pick(3) != 0 ? U : 0) | (pick(2) != 0 ? A : 0) |
-                      (pick(3) == 0 ? D : 0) | (pick(3) == 0 ? G : 0) | (pae() && pick(5) == 0 ? NX : 0);
-    if (pick(4) == 0) {
-      const bool large = pick(3) == 0;
-      put(pde_at(linear), large ? 0x400000 | PS | flags : table_for(linear) | (flags & ~(G | D)));
-      memory.flush_all();
+  void put_directory_entry(u32 linear, u64 entry) {
+    const u32 current = space;
+    if (is_shared(linear)) {
+      for (u32 other = 0; other < space_count; ++other) {
+        use_space(other);
+        put(pde_at(linear), entry);
+      }
+      use_space(current);
     } else {
-      put(pte_at(linear, table_for(linear)), (frames + pick(32) * page_size) | flags);
-      memory.flush_page(linear);
+      put(pde_at(linear), entry);
     }
+  }
+
+  u64 random_flags(u32 linear) {
+    return (pick(8) != 0 ? P : 0) | (pick(3) != 0 ? W : 0) | (pick(3) != 0 ? U : 0) | (pick(2) != 0 ? A : 0) | (pick(3) == 0 ? D : 0) |
+           (is_shared(linear) && pick(3) == 0 ? G : 0) | (pae() && pick(5) == 0 ? NX : 0);
+  }
+  // Returns whether something global may be stale.
+  bool edit_directory(u32 linear) {
+    u64 flags = random_flags(linear);
+    // An entry of a global page needs no walk in another space, so it would not set A there.
+    if (is_shared(linear)) flags = (flags | A) & ~G;
+    put_directory_entry(linear, pick(3) == 0 ? 0x400000 | PS | flags : table_for(linear) | (flags & ~(G | D)));
+    return is_shared(linear);
+  }
+  bool edit_page(u32 linear) {
+    const u32 at = pte_at(linear, table_for(linear));
+    put(at, pick(4) == 0 ? get(at) & ~u64{pick(2) != 0 ? D : A | D} : (frames + pick(32) * page_size) | random_flags(linear));
+    return is_shared(linear);
+  }
+
+  // One entry and INVLPG; or several, and what drops all of them.
+  void edit_space() {
+    if (pick(2) == 0) {
+      const u32 linear = random_linear();
+      edit_page(linear);
+      memory.flush_page(linear);
+      return;
+    }
+    bool global = false;
+    for (u32 i = pick(4); i < 4; ++i) {
+      const u32 linear = random_linear();
+      global |= pick(3) == 0 ? edit_directory(linear) : edit_page(linear);
+    }
+    if (pick(8) == 0) {
+      memory.flush_all();
+    } else if (global || pick(8) == 0) {
+      if (pick(2) == 0) cpu.cr4 ^= cr4::pge;
+      memory.flush_global();
+    } else {
+      load_space(pick(3) == 0 ? pick(space_count) : space);
+    }
+  }
+  // Of a space that is not loaded: no flush is due.
+  void edit_another_space() {
+    const u32 current = space;
+    use_space((current + 1 + pick(space_count - 1)) % space_count);
+    for (u32 i = pick(4); i < 4; ++i) {
+      const u32 linear = random_linear();
+      if (!is_shared(linear)) pick(4) == 0 ? edit_directory(linear) : edit_page(linear);
+    }
+    use_space(current);
   }
 
   // After any access that took place the tables are as before plus A and D; after a fault nothing changed.
@@ -166,15 +241,19 @@ class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<boo
 
   std::mt19937 random{20240611};
   std::set<u64> watched;
+  u32 space = 0;
 };
 
 TEST_P(MemoryRandom, AgreesWithAPlainWalk) {
   enable_paging(GetParam());
   cpu.efer = pae() ? efer::nxe : 0;
-  for (u32 step = 0; step < 150'000; ++step) {
+  for (u32 number = 1; number < space_count && pae(); ++number) {
+    for (u32 i = 0; i < 4; ++i) put64(0x8000 + 0x20 * number + 8 * i, (0x10000 + 0x4000 * number + 0x1000 * i) | P);
+  }
+  for (u32 step = 0; step < 300'000; ++step) {
     switch (pick(16)) {
-      case 0:
-      case 1: edit_table(); break;
+      case 0: ASSERT_NO_FATAL_FAILURE(edit_space()); break;
+      case 1: pick(2) == 0 ? edit_another_space() : load_space(pick(space_count)); break;
       case 2: {
         const u64 page = (frames >> page_shift) + pick(32);
         if (watched.erase(page) != 0) {
@@ -196,7 +275,7 @@ TEST_P(MemoryRandom, AgreesWithAPlainWalk) {
           cpu.cr0 ^= cr0::wp;
           memory.flush_all();
         } else if (pick(4) == 0) {
-          memory.flush_non_global();
+          load_space(space);
         } else {
           memory.flush_page(random_linear());
         }

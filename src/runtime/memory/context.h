@@ -1,0 +1,93 @@
+// One context: soft tables for data, a jump table for code, and what they were filled from.
+#pragma once
+
+#include "base/mapping.h"
+#include "base/types.h"
+#include "guest/address.h"
+#include "runtime/memory/jump_slots.h"
+#include "runtime/memory/table_copies.h"
+
+#include <array>
+#include <bit>
+
+namespace ring3 {
+
+class GuestRam;
+
+// What a set of tables is for. The data tables depend on mode::user and the address space alone, the jump slots on all of it.
+struct ContextKey {
+  u32 mode = 0;
+  u32 cs_base = 0;
+  u32 cs_limit = 0xFFFFFFFF;
+  u32 space = 0;  // PageWalker::space
+  [[nodiscard]] bool same_mode(const ContextKey& other) const {
+    return mode == other.mode && cs_base == other.cs_base && cs_limit == other.cs_limit;
+  }
+  bool operator==(const ContextKey&) const = default;
+};
+
+// Invariant: a write entry is 0 or equals the read entry of the same page.
+class Context {
+ public:
+  // Throws UserError when the host has no address space left.
+  Context(unsigned number, const GuestRam& ram);
+
+  [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(tables_.data()); }
+  // Entries: host address - linear address, 0 = miss.
+  [[nodiscard]] const u64* reads() const { return read_; }
+  [[nodiscard]] const u64* writes() const { return write_; }
+  [[nodiscard]] JumpSlots& jumps() { return jumps_; }
+  // Changes when anything that was fetched through this context may translate differently; no two contexts ever have the same.
+  [[nodiscard]] u64 fetch_tag() const { return fetch_tag_; }
+
+ private:
+  friend class SoftTables;
+  friend class ContextPool;
+
+  // Beside each linear page: its place in the list of write entries for one physical page. A link is SoftTables::link, 0 = none.
+  struct Note {
+    u32 previous = 0;
+    u32 next = 0;
+  };
+  static constexpr unsigned region_shift = 9;  // pages: what one host page of a data table covers
+  class Regions {
+   public:
+    static constexpr u32 count = linear_page_count >> region_shift;
+    void set(u32 region) { words_[region / 64] |= u64{1} << region % 64; }
+    [[nodiscard]] u32 size() const {
+      u32 result = 0;
+      for (const u64 word : words_) result += static_cast<u32>(std::popcount(word));
+      return result;
+    }
+    template <typename F>
+    void for_each(F&& f) const {
+      for (u32 i = 0; i < words_.size(); ++i)
+        for (u64 bits = words_[i]; bits != 0; bits &= bits - 1) f(i * 64 + static_cast<u32>(std::countr_zero(bits)));
+    }
+
+   private:
+    std::array<u64, count / 64> words_{};
+  };
+
+  // Host pages in use, about.
+  [[nodiscard]] u32 touched() const { return 3 * touched_.size() + jumps_.touched(); }
+
+  unsigned number_;
+  ContextKey key_;
+  u64 last_selected_ = 0;
+  u64 fetch_tag_ = 0;
+  // The last flush of each kind that was done here (SoftTables has the counts).
+  u64 flushes_ = 0, global_flushes_ = 0, mode_changes_ = 0;
+  u64 comparing_ = 0;  // groups compared since the last one was registered or all were dropped
+  Mapping tables_;
+  Mapping note_mapping_;
+  u64* read_;
+  u64* write_;
+  Note* notes_;
+  Regions used_;     // where a page was registered since the context was emptied
+  Regions touched_;  // since it was made
+  JumpSlots jumps_;
+  TableCopies copies_;
+};
+
+}  // namespace ring3

@@ -1,0 +1,106 @@
+#include "runtime/memory/context_pool.h"
+
+#include "base/error.h"
+#include "guest/block_key.h"
+#include "translator/contract.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace ring3 {
+
+namespace {
+
+// Host pages that all contexts may touch before old ones are given up for new ones, and that an emptied one may keep.
+constexpr u32 most_touched = (12u << 20) / 4096;
+constexpr u32 most_kept = (1u << 20) / 4096;
+
+bool is_user(const ContextKey& key) { return (key.mode & mode::user) != 0; }
+
+Mapping sparse_or_throw(u64 size) {
+  Mapping mapping = Mapping::sparse(size);
+  if (mapping) return mapping;
+  throw UserError(
+      fmt::format("memory tables: cannot reserve {} MiB of address space: {}; raise the limit (ulimit -v) or allow overcommit "
+                  "(vm.overcommit_memory)",
+                  size >> 20, std::strerror(errno)));
+}
+
+}  // namespace
+
+Context::Context(unsigned number, const GuestRam& ram)
+    : number_(number),
+      tables_(sparse_or_throw(contract::context_size)),
+      note_mapping_(sparse_or_throw(u64{linear_page_count} * sizeof(Note))),
+      read_(reinterpret_cast<u64*>(tables_.data() + contract::read_table)),
+      write_(reinterpret_cast<u64*>(tables_.data() + contract::write_table)),
+      notes_(reinterpret_cast<Note*>(note_mapping_.data())),
+      jumps_(tables_, contract::jump_table),
+      copies_(ram) {}
+
+Context* ContextPool::find(const ContextKey& key) {
+  Context*& likely = quick_[quick(key)];
+  if (likely != nullptr && likely->key_ == key) return likely;
+  for (unsigned n = 0; n < count_; ++n) {
+    if (contexts_[n]->key_ == key) return likely = contexts_[n].get();
+  }
+  return nullptr;
+}
+
+Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes) {
+  Context* best = nullptr;
+  u32 most = 0;
+  for (unsigned n = 0; n < count_; ++n) {
+    Context& context = *contexts_[n];
+    if (!context.key_.same_mode(key) || context.mode_changes_ != mode_changes) continue;
+    const u32 all = context.copies_.count();
+    const u32 kept = all - context.copies_.differing(roots);
+    if (kept < most || kept * 2 < all || kept == 0) continue;
+    best = &context;
+    most = kept;
+  }
+  return best;
+}
+
+Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
+  Context* dead = nullptr;
+  Context* oldest = nullptr;
+  u32 touched = 0;
+  for (unsigned n = 0; n < count_; ++n) {
+    Context& context = *contexts_[n];
+    touched += context.touched();
+    if (&context == keep) continue;
+    if (oldest == nullptr || context.last_selected_ < oldest->last_selected_) oldest = &context;
+    if (dead != nullptr && dead->last_selected_ > context.last_selected_) continue;
+    if (context.mode_changes_ != mode_changes || (is_user(context.key_) == user && context.copies_.dead())) dead = &context;
+  }
+  if (dead != nullptr) return *dead;
+  if (count_ < contexts_.size() && (oldest == nullptr || touched < most_touched)) {
+    try {
+      contexts_[count_] = std::make_unique<Context>(count_, ram_);
+      return *contexts_[count_++];
+    } catch (const UserError&) {
+      if (oldest == nullptr) throw;
+    }
+  }
+  return *oldest;
+}
+
+void ContextPool::set_key(Context& context, const ContextKey& key) {
+  context.key_ = key;
+  quick_[quick(key)] = &context;
+}
+
+Context& ContextPool::shrink(Context& context) {
+  if (context.touched() <= most_kept) return context;
+  const unsigned number = context.number_;
+  for (Context*& known : quick_)
+    if (known == &context) known = nullptr;
+  contexts_[number].reset();
+  contexts_[number] = std::make_unique<Context>(number, ram_);
+  return *contexts_[number];
+}
+
+}  // namespace ring3
