@@ -81,6 +81,10 @@ std::string stats_report(const EngineStats& s, const BoardCounts& board, double 
   for (const ExitCount& e : s.exits) exits.emplace_back(e.reason, e.count);
   put_list(out, "exits to the runtime by reason", std::move(exits));
 
+  std::vector<Named> memory;
+  for (const ExitCount& e : s.memory) memory.emplace_back(e.reason, e.count);
+  put_list(out, "memory tables", std::move(memory));
+
   std::vector<Named> vectors;
   for (size_t v = 0; v < s.delivered.size(); ++v) vectors.emplace_back(fmt::format("{:#04x}:", v), s.delivered[v]);
   put_list(out, "exceptions and interrupts by vector", std::move(vectors));

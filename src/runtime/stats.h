@@ -59,6 +59,8 @@ struct EngineStats {
   u64 chained_jumps = 0;         // direct exits patched to their target
   u64 indirect_lookups = 0;      // indirect jumps that missed the jump table
   std::vector<ExitCount> exits;  // from emitted code to the runtime, by reason
+  // --- memory tables: what happened to them, by name ---
+  std::vector<ExitCount> memory;
   // --- exceptions and interrupts delivered to the guest ---
   std::array<u64, 256> delivered{};
   std::vector<ExceptionRecord> last_exceptions;  // oldest first

@@ -10,7 +10,8 @@
 // X(enumerator, name on the command line, what it is)
 #define RING3_OPTIMIZATIONS(X)                                                                              \
   X(sensitive, "sensitive", "CLI, STI, PUSHF, POPF and their like inside the cache instead of interpreted") \
-  X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")
+  X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")                       \
+  X(views, "views", "memory tables outlive MOV CR3: compared with the guest's page tables, not emptied")
 
 namespace ring3 {
 

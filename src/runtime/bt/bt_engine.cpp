@@ -65,6 +65,7 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
   reserve_low_memory();
   v_.mem.set_watcher(this);
+  v_.mem.set_keep_views(options.translator.optimizations.on(Optimization::views));
   if (options_.lockstep) {
     options_.chain = false;
     record_ = std::make_unique<LockstepRecord>(v_.mem.ram());

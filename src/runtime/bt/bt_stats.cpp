@@ -25,6 +25,13 @@ EngineStats BtEngine::stats() const {
                {"poll", counters_.polls},
                {"FPU load", counters_.fpu_loads},
                {"sites found misaligned", counters_.unaligned_sites}};
+  const MemoryStats m = v_.mem.stats();
+  out.memory = {{"walks for data", m.data_walks},        {"walks for code", m.fetch_walks},
+                {"pages filled", m.pages_filled},        {"flushes of the address space", m.address_flushes + m.global_flushes},
+                {"flushes of a page", m.page_flushes},   {"changes of the mode", m.mode_flushes},
+                {"groups compared", m.groups_compared},  {"pages dropped", m.pages_stale},
+                {"contexts made", m.contexts_made},      {"contexts reused", m.contexts_reused},
+                {"contexts adopted", m.contexts_adopted}};
   out.delivered = stepper_.delivered();
   out.last_exceptions = stepper_.exceptions().last();
   out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);

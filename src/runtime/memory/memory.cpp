@@ -165,6 +165,8 @@ void Memory::set_watcher(CodeWatcher* watcher) { impl_->physical.set_watcher(wat
 
 void Memory::set_journal(WriteJournal* journal) { impl_->journal = journal; }
 
+void Memory::set_keep_views(bool keep) { impl_->tables.set_keep(keep); }
+
 bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault) {
   if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
     if (const u64 entry = context.reads()[linear >> page_shift]; entry != 0) {

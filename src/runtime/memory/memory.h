@@ -63,10 +63,11 @@ struct MemoryStats {
   u64 global_flushes = 0;    // flush_global
   u64 address_flushes = 0;   // flush_non_global
   u64 page_flushes = 0;      // flush_page
+  u64 contexts_made = 0;
   u64 contexts_reused = 0;   // emptied to serve another mode or address space
   u64 contexts_adopted = 0;  // supervisors' contexts that went over to another address space
   u64 groups_compared = 0;   // with the guest's tables, after flushes; a group is 8 pages
-  u64 pages_stale = 0;       // found to have changed, or dropped for another reason
+  u64 pages_stale = 0;       // dropped for any reason
 };
 
 class Memory {
@@ -79,6 +80,9 @@ class Memory {
   void set_watcher(CodeWatcher* watcher);
   // While set, every linear write to RAM is recorded before it happens, and `direct` refuses writes. Null ends it.
   void set_journal(WriteJournal* journal);
+
+  // Off: a flush drops everything but what is global, and address spaces share contexts.
+  void set_keep_views(bool keep);
 
   // --- linear accesses (segmentation already applied) ---
   // Each returns false after filling `fault`; nothing was written then, also when only the second page of the access is absent.

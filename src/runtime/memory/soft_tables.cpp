@@ -28,15 +28,15 @@ Context& SoftTables::select(ContextKey key) {
   const bool user = (key.mode & mode::user) != 0;
   // The way between a kernel and its processes: one mode of each privilege, again and again.
   if (Context* same = data_[user]; same != nullptr && same->key_.same_mode(key)) return *(current_ = same);
-  key.space = walker_.space();
+  if (keep_) key.space = walker_.space();
   Context* found = pool_.find(key);
   if (found == nullptr) {
-    if (!user) found = pool_.find_similar(key, walker_.roots(), mode_changes_);
+    if (!user && keep_) found = pool_.find_similar(key, walker_.roots(), mode_changes_);
     if (found != nullptr) {
       ++stats_.contexts_adopted;
     } else {
       found = &pool_.take(user, mode_changes_, data_[!user]);
-      if (found->last_selected_ != 0) ++stats_.contexts_reused;
+      ++(found->last_selected_ != 0 ? stats_.contexts_reused : stats_.contexts_made);
       for (Context*& context : data_)
         if (context == found) context = nullptr;
       empty(*found);
@@ -72,8 +72,9 @@ void SoftTables::refresh(Context& context) {
       empty(context);
     } else {
       stats_.groups_compared += cost;
-      context.copies_.compare(walker_.roots(), global, stale_);
-      stats_.pages_stale += stale_.pages.size();
+      PagingRoots roots = walker_.roots();
+      if (!keep_) roots.directory.fill(PagingRoots::absent);  // nothing agrees with that
+      context.copies_.compare(roots, global, stale_);
       drop_stale(context);
     }
   }
@@ -158,6 +159,7 @@ void SoftTables::drop_entries(Context& context, u32 page) {
 }
 
 void SoftTables::drop_stale(Context& context) {
+  stats_.pages_stale += stale_.pages.size();
   for (const u32 page : stale_.pages) {
     drop_entries(context, page);
     context.jumps_.clear_page(page);

@@ -20,6 +20,9 @@ class SoftTables {
  public:
   SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats);
 
+  // Off: a flush drops everything but what is global, and address spaces share contexts.
+  void set_keep(bool keep) { keep_ = keep; }
+
   // The context for `key` (`space` is filled in) in the address space that is loaded; agrees with the guest's tables as of the last flush.
   Context& select(ContextKey key);
   // The context to look data up in: that for the mode last selected with that privilege, or, if there was none, for a plain one.
@@ -90,6 +93,7 @@ class SoftTables {
   u64 flushes_ = 0, global_flushes_ = 0, mode_changes_ = 1;
   StalePages stale_;  // scratch
   MemoryStats& stats_;
+  bool keep_ = true;
   std::vector<u32> writers_;  // per RAM page: link to the first write entry that leads to it
   // Per region of linear space: the contexts, one bit each, that may hold something of it.
   static_assert(Memory::max_contexts <= 64);
