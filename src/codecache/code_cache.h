@@ -74,6 +74,8 @@ class CodeCache {
   // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.
   bool invalidate(PhysAddr address, u32 size);
   [[nodiscard]] bool has_blocks(PhysAddr page) const { return pages_.has_blocks(page); }
+  // Appends the numbers of the blocks with a byte on the page.
+  void blocks_on(PhysAddr page, std::vector<u32>& numbers) const { pages_.find({page.value & ~u64{page_mask}}, page_size, numbers); }
   // Kills one block (to translate it again in another form).
   void kill(Block& block);
   // Kills the blocks that run through this linear address. Looks at all of them.

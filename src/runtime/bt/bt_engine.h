@@ -34,6 +34,7 @@ struct BtCounters {
   u64 polls = 0;
   u64 fpu_loads = 0;
   u64 unaligned_sites = 0;
+  u64 jumps_ahead = 0;           // slots filled beside that of the block looked up
   u64 lockstep_blocks = 0;       // block executions compared
   u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
   u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
@@ -113,6 +114,7 @@ class BtEngine final : public Engine, private CodeWatcher {
 
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
+  void fill_jumps_ahead(const Block& block);
   Block* translate(const BlockKey& key, PhysAddr physical);
   void stop_before_breakpoint();  // shortens guest_
   [[nodiscard]] bool second_page(u32 linear, PhysAddr& out);
@@ -127,6 +129,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   Decoder decoder_;
   BtCounters counters_;
   UnalignedSites unaligned_;
+  std::vector<u32> on_page_;  // scratch
   GuestBlock guest_;
   TranslatedBlock translated_;
   std::unique_ptr<FaultGuard> guard_;

@@ -24,6 +24,7 @@ EngineStats BtEngine::stats() const {
                {"host fault", counters_.exits_fault - counters_.polls - counters_.fpu_loads},
                {"poll", counters_.polls},
                {"FPU load", counters_.fpu_loads},
+               {"jump slots filled ahead", counters_.jumps_ahead},
                {"sites found misaligned", counters_.unaligned_sites}};
   const MemoryStats m = v_.mem.stats();
   out.memory = {{"walks for data", m.data_walks},        {"walks for code", m.fetch_walks},

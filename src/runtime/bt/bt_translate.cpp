@@ -53,9 +53,25 @@ Block* BtEngine::find_or_translate() {
   }
   if (options_.chain) {
     const u32 second = ((linear >> page_shift) + 1) & (linear_page_count - 1);
-    v_.mem.set_jump(linear, block->host_offset, std::span(&second, block->crosses_page ? 1 : 0));
+    const bool first = v_.mem.set_jump(linear, block->host_offset, std::span(&second, block->crosses_page ? 1 : 0));
+    if (first && options_.translator.optimizations.on(Optimization::jumps_ahead)) fill_jumps_ahead(*block);
   }
   return block;
+}
+
+// A new process comes to hundreds of blocks that another one ran before: a look-up for each page instead of each block.
+void BtEngine::fill_jumps_ahead(const Block& block) {
+  on_page_.clear();
+  cache_.blocks_on({block.key.physical}, on_page_);
+  for (const u32 number : on_page_) {
+    const Block& other = cache_.blocks()[number];
+    // One that lies in two pages needs the translation of the second one too.
+    if (!other.valid || other.crosses_page || !other.key.same_mode(block.key)) continue;
+    if ((other.key.linear ^ block.key.linear) >> page_shift != 0 || other.key.physical >> page_shift != block.key.physical >> page_shift)
+      continue;
+    (void)v_.mem.set_jump(other.key.linear, other.host_offset);
+    ++counters_.jumps_ahead;
+  }
 }
 
 Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {

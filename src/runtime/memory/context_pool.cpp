@@ -6,6 +6,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -13,8 +14,9 @@ namespace ring3 {
 
 namespace {
 
-// Host pages that all contexts may touch before old ones are given up for new ones, and that an emptied one may keep.
-constexpr u32 most_touched = (12u << 20) / 4096;
+// Host pages that all contexts but the largest, which is the kernel's, may touch before old ones are given up for new ones; and that an
+// emptied one may keep.
+constexpr u32 most_touched = (24u << 20) / 4096;
 constexpr u32 most_kept = (1u << 20) / 4096;
 
 bool is_user(const ContextKey& key) { return (key.mode & mode::user) != 0; }
@@ -43,8 +45,8 @@ Context::Context(unsigned number, const GuestRam& ram)
 Context* ContextPool::find(const ContextKey& key) {
   Context*& likely = quick_[quick(key)];
   if (likely != nullptr && likely->key_ == key) return likely;
-  for (unsigned n = 0; n < count_; ++n) {
-    if (contexts_[n]->key_ == key) return likely = contexts_[n].get();
+  for (Context* context : of_[is_user(key)]) {
+    if (context->key_ == key) return likely = context;
   }
   return nullptr;
 }
@@ -52,13 +54,12 @@ Context* ContextPool::find(const ContextKey& key) {
 Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes) {
   Context* best = nullptr;
   u32 most = 0;
-  for (unsigned n = 0; n < count_; ++n) {
-    Context& context = *contexts_[n];
-    if (!context.key_.same_mode(key) || context.mode_changes_ != mode_changes) continue;
-    const u32 all = context.copies_.count();
-    const u32 kept = all - context.copies_.differing(roots);
+  for (Context* context : of_[false]) {
+    if (!context->key_.same_mode(key) || context->mode_changes_ != mode_changes) continue;
+    const u32 all = context->copies_.count();
+    const u32 kept = all - context->copies_.differing(roots);
     if (kept < most || kept * 2 < all || kept == 0) continue;
-    best = &context;
+    best = context;
     most = kept;
   }
   return best;
@@ -66,29 +67,43 @@ Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roo
 
 Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
   Context* dead = nullptr;
-  Context* oldest = nullptr;
   u32 touched = 0;
+  u32 largest = 0;
   for (unsigned n = 0; n < count_; ++n) {
     Context& context = *contexts_[n];
-    touched += context.touched();
+    const u32 own = context.touched();
+    touched += own;
+    largest = std::max(largest, own);
     if (&context == keep) continue;
-    if (oldest == nullptr || context.last_selected_ < oldest->last_selected_) oldest = &context;
     if (dead != nullptr && dead->last_selected_ > context.last_selected_) continue;
     if (context.mode_changes_ != mode_changes || (is_user(context.key_) == user && context.copies_.dead())) dead = &context;
   }
   if (dead != nullptr) return *dead;
-  if (count_ < contexts_.size() && (oldest == nullptr || touched < most_touched)) {
+  const bool has_other = count_ > (keep != nullptr ? 1u : 0u);
+  if (count_ < contexts_.size() && (!has_other || touched - largest < most_touched)) {
     try {
       contexts_[count_] = std::make_unique<Context>(count_, ram_);
+      of_[is_user(contexts_[count_]->key_)].push_back(contexts_[count_].get());
       return *contexts_[count_++];
     } catch (const UserError&) {
-      if (oldest == nullptr) throw;
+      if (!has_other) throw;
     }
   }
-  return *oldest;
+  return any_but(keep);
+}
+
+Context& ContextPool::any_but(const Context* keep) {
+  random_ = random_ * 1664525 + 1013904223;
+  unsigned n = (random_ >> 16) % count_;
+  if (contexts_[n].get() == keep) n = (n + 1) % count_;
+  return *contexts_[n];
 }
 
 void ContextPool::set_key(Context& context, const ContextKey& key) {
+  if (is_user(context.key_) != is_user(key)) {
+    std::erase(of_[is_user(context.key_)], &context);
+    of_[is_user(key)].push_back(&context);
+  }
   context.key_ = key;
   quick_[quick(key)] = &context;
 }
@@ -98,8 +113,10 @@ Context& ContextPool::shrink(Context& context) {
   const unsigned number = context.number_;
   for (Context*& known : quick_)
     if (known == &context) known = nullptr;
+  for (auto& members : of_) std::erase(members, &context);
   contexts_[number].reset();
   contexts_[number] = std::make_unique<Context>(number, ram_);
+  of_[is_user(contexts_[number]->key_)].push_back(contexts_[number].get());
   return *contexts_[number];
 }
 

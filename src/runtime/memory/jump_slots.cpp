@@ -10,7 +10,6 @@ namespace ring3 {
 
 namespace {
 
-constexpr u32 record_mask = 0x0FFF'FFFF;
 constexpr unsigned touched_shift = 28;
 constexpr u64 table_size = u64{4} << 32;
 constexpr u64 index_size = u64{linear_page_count} * sizeof(u32);

@@ -16,6 +16,11 @@ class JumpSlots {
 
   // `value` is not 0.
   void set(u32 linear, u32 value);
+  // No slot of the page is set.
+  [[nodiscard]] bool none(u32 page) const {
+    const u32 known = index_[page] & record_mask;
+    return known == 0 || pages_[known - 1].slots.empty();
+  }
   // When `other` is cleared, `page` is too.
   void depend(u32 page, u32 other);
   void clear(u32 linear);
@@ -36,6 +41,8 @@ class JumpSlots {
     std::vector<u16> slots;       // offsets in the page, each once
     std::vector<u32> dependents;  // pages, each once
   };
+
+  static constexpr u32 record_mask = 0x0FFF'FFFF;  // of an element of `index_`
 
   Page& page_of(u32 page);
   void empty(Page& record);

@@ -343,7 +343,7 @@ u64 Memory::fetch_tag(bool user) { return impl_->tables.data(user).fetch_tag(); 
 
 MemoryStats Memory::stats() const { return impl_->stats; }
 
-void Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { impl_->tables.set_jump(linear, offset, further); }
+bool Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { return impl_->tables.set_jump(linear, offset, further); }
 
 void Memory::clear_jump(u32 linear) { impl_->tables.clear_jump(linear); }
 

@@ -55,14 +55,14 @@ struct PagingModel {
 
 // How often the tables were filled and emptied since construction.
 struct MemoryStats {
-  u64 data_walks = 0;        // accesses that found no entry: RAM, devices, writes on code pages
-  u64 fetch_walks = 0;       // as data_walks, for code fetch
-  u64 page_faults = 0;       // walks that ended in one
-  u64 pages_filled = 0;      // pages entered into a context's tables, those ahead of their access included
-  u64 mode_flushes = 0;      // flush_all
-  u64 global_flushes = 0;    // flush_global
-  u64 address_flushes = 0;   // flush_non_global
-  u64 page_flushes = 0;      // flush_page
+  u64 data_walks = 0;       // accesses that found no entry: RAM, devices, writes on code pages
+  u64 fetch_walks = 0;      // as data_walks, for code fetch
+  u64 page_faults = 0;      // walks that ended in one
+  u64 pages_filled = 0;     // pages entered into a context's tables, those ahead of their access included
+  u64 mode_flushes = 0;     // flush_all
+  u64 global_flushes = 0;   // flush_global
+  u64 address_flushes = 0;  // flush_non_global
+  u64 page_flushes = 0;     // flush_page
   u64 contexts_made = 0;
   u64 contexts_reused = 0;   // emptied to serve another mode or address space
   u64 contexts_adopted = 0;  // supervisors' contexts that went over to another address space
@@ -151,8 +151,8 @@ class Memory {
 
   // Jump-table slots (contract::jump_table) of the current context; `select_context` comes first. The block lies in the page of `linear`
   // and in the linear pages `further`: `translate_fetch` of all of them in this context comes first too. A slot is emptied by itself when
-  // one of these pages leaves the TLB. Cost of emptying: the slots that are set, not the table.
-  void set_jump(u32 linear, u32 offset, std::span<const u32> further = {});
+  // one of these pages leaves the TLB. Cost of emptying: the slots that are set, not the table. True: it is the only slot of its page.
+  bool set_jump(u32 linear, u32 offset, std::span<const u32> further = {});
   // Empties the slot of `linear` in every context: its block died.
   void clear_jump(u32 linear);
   // Empties every slot of every context: the code cache is to be reused.

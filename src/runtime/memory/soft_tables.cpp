@@ -208,13 +208,15 @@ void SoftTables::drop_writes(u64 ram_page) {
 
 // --- jump slots ---
 
-void SoftTables::set_jump(u32 linear, u32 offset, std::span<const u32> further) {
+bool SoftTables::set_jump(u32 linear, u32 offset, std::span<const u32> further) {
   if (current_ == nullptr) throw InternalError("set_jump before select_context");
   const TableCopies& copies = current_->copies_;
   const u32 page = linear >> page_shift;
-  if (!copies.fetched(page) || !std::ranges::all_of(further, [&](u32 other) { return copies.fetched(other); })) return;
+  if (!copies.fetched(page) || !std::ranges::all_of(further, [&](u32 other) { return copies.fetched(other); })) return false;
+  const bool first = current_->jumps_.none(page);
   current_->jumps_.set(linear, offset);
   for (const u32 other : further) current_->jumps_.depend(page, other);
+  return first;
 }
 
 void SoftTables::clear_jump(u32 linear) {

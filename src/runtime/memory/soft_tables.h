@@ -47,8 +47,8 @@ class SoftTables {
     return old == 0 || (old == entry(page, ram_page) && writable && context.write_[page] == 0);
   }
   // The slot of `linear` in the current context, for a block that lies in that page and in `further` ones. Does nothing unless all of them
-  // were fetched through this context and are in the TLB.
-  void set_jump(u32 linear, u32 offset, std::span<const u32> further);
+  // were fetched through this context and are in the TLB. True: it is the only slot of its page.
+  bool set_jump(u32 linear, u32 offset, std::span<const u32> further);
 
   // Flushes. Contexts that are not in use are done when they are selected again.
   void flush_non_global();
