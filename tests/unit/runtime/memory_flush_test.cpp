@@ -345,8 +345,9 @@ TEST_F(MemoryFlush, MoreModesThanContexts) {
     EXPECT_EQ(jump_slot(context, 0x400000), i + 2);
   }
   EXPECT_LE(bases.size(), u64{Memory::max_contexts});
+  EXPECT_GE(memory.stats().contexts_reused, 100u - Memory::max_contexts);
   kernel = select(kernel_mode);
-  EXPECT_EQ(jump_slot(kernel, 0x400000), 0u);
+  EXPECT_LE(jump_slot(kernel, 0x400000), 1u);  // its own, if it was not among those reused
   EXPECT_EQ(select(kernel_mode), kernel);
 }
 
@@ -355,7 +356,7 @@ TEST_F(MemoryFlush, AContextThatChangesItsPrivilegeServesNoAccessOfTheOldOne) {
   map(0x400000, 0x300000, W);  // supervisor only
   select(kernel_mode);
   must_read(0x400000);
-  // More user modes than contexts: the supervisor's context is among those that are reused.
+  // More user modes than contexts: the supervisor's context may be among those that are reused.
   std::vector<u64> users;
   for (u32 i = 0; i < Memory::max_contexts; ++i) users.push_back(select(user_mode | i << 16));
   must_read(0x400000);  // an implicit supervisor access
