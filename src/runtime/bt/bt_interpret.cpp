@@ -98,7 +98,9 @@ Resume BtEngine::interpret_here(u32 number) {
   import_state(s);
   s.eip = site.eip;
   const StepOutcome outcome = stepper_.execute(site.insn, site.handler);
-  const bool in_block = s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries;
+  // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.
+  const bool in_block =
+      s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
   if (v_.bus.take_access()) [[unlikely]] {
     if (const auto deadline = v_.bus.next_deadline(); deadline && *deadline < armed_) rearm();
     s.link.pending = v_.bus.interrupt_requested() ? 0 : s.link.always_valid;
