@@ -7,9 +7,8 @@ namespace ring3 {
 using namespace asmjit;
 using namespace contract;
 
-Emitter::Emitter(CodeHolder& holder, const TranslatorOptions& options, const UnalignedSites& unaligned, const Stubs& stubs, u64 base,
-                 u32 at)
-    : a_(&holder), options_(options), unaligned_(unaligned), stubs_(stubs), base_(base), at_(at) {}
+Emitter::Emitter(CodeHolder& holder, const TranslatorOptions& options, const SiteForms& forms, const Stubs& stubs, u64 base, u32 at)
+    : a_(&holder), options_(options), forms_(forms), stubs_(stubs), base_(base), at_(at) {}
 
 x86::Mem Emitter::field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
 
@@ -22,11 +21,12 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   block_ = &block;
   out_ = &out;
   if (counter != nullptr) count_execution(counter);
+  const SiteForms::Page* const forms = forms_.page(key_.physical);
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
     if (x87_moved_ && insn.info().family != Family::x87) store_x87_pointer();
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
-    unaligned_here_ = unaligned_.contains(key_.physical + guest_offset_);
+    form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
     if (index_ != 0 && poll_at_ == index_) poll();
     emit_insn(insn);

@@ -3,12 +3,11 @@
 
 #include <asmjit/x86.h>
 
-#include <unordered_set>
-
 #include "frontend/guest_block.h"
 #include "translator/assembler.h"
 #include "translator/contract.h"
 #include "translator/optimizations.h"
+#include "translator/site_forms.h"
 #include "translator/stubs.h"
 #include "translator/translated_block.h"
 
@@ -20,14 +19,10 @@ struct TranslatorOptions {
   Optimizations optimizations;
 };
 
-// Physical addresses of instructions that were seen to access memory misaligned: they get the form that looks at both ends.
-using UnalignedSites = std::unordered_set<u64>;
-
 class Emitter {
  public:
   // `base` is the host address of the code cache's offset 0, `at` the offset where the block will be installed.
-  Emitter(asmjit::CodeHolder& holder, const TranslatorOptions& options, const UnalignedSites& unaligned, const Stubs& stubs, u64 base,
-          u32 at);
+  Emitter(asmjit::CodeHolder& holder, const TranslatorOptions& options, const SiteForms& forms, const Stubs& stubs, u64 base, u32 at);
 
   // `counter`: host address of an 8-byte execution counter, or null.
   void emit(const GuestBlock& block, u64* counter, TranslatedBlock& out);
@@ -77,7 +72,7 @@ class Emitter {
   // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned.
   void look_up(unsigned size, Table table);
   void operand_address(const Insn& insn, unsigned size, Table table);  // all of it for the memory operand: r8, r9
-  [[nodiscard]] bool site_unaligned() const { return unaligned_here_; }
+  [[nodiscard]] bool site_unaligned() const { return form_.unaligned; }
   [[nodiscard]] static asmjit::x86::Mem host_memory(unsigned size);  // [r9 + r8]
 
   // --- copy.cpp: the guest's own instruction, re-encoded ---
@@ -115,7 +110,7 @@ class Emitter {
 
   Assembler a_;
   const TranslatorOptions& options_;
-  const UnalignedSites& unaligned_;
+  const SiteForms& forms_;
   const Stubs& stubs_;
   u64 base_;
   u32 at_;
@@ -125,7 +120,7 @@ class Emitter {
   TranslatedBlock* out_ = nullptr;
   u32 index_ = 0;
   u32 guest_offset_ = 0;
-  bool unaligned_here_ = false;
+  SiteForm form_;  // of the current instruction
   bool fpu_checked_ = false;
   bool x87_moved_ = false;  // x87_eip_ is not stored yet
   u32 x87_eip_ = 0;

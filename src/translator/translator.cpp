@@ -27,7 +27,7 @@ Translator::Translator(const TranslatorOptions& options, const Stubs& stubs, u64
     : impl_(std::make_unique<Impl>(options, stubs, base)) {}
 Translator::~Translator() = default;
 
-void Translator::translate(const GuestBlock& block, const UnalignedSites& unaligned, u32 at, u64* counter, TranslatedBlock& out) {
+void Translator::translate(const GuestBlock& block, const SiteForms& forms, u32 at, u64* counter, TranslatedBlock& out) {
   out.clear();
   CodeHolder& holder = impl_->holder;
   holder.reset(ResetPolicy::kSoft);
@@ -37,7 +37,7 @@ void Translator::translate(const GuestBlock& block, const UnalignedSites& unalig
   buffer._data = impl_->buffer.get();
   buffer._capacity = buffer_size;
   buffer._flags = CodeBufferFlags::kIsExternal | CodeBufferFlags::kIsFixed;
-  Emitter emitter(holder, impl_->options, unaligned, impl_->stubs, impl_->base, at);
+  Emitter emitter(holder, impl_->options, forms, impl_->stubs, impl_->base, at);
   emitter.emit(block, counter, out);
   if (holder.flatten() != kErrorOk || holder.resolveUnresolvedLinks() != kErrorOk || holder.relocateToBase(impl_->base + at) != kErrorOk) {
     throw InternalError("cannot assemble a block");

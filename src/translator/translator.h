@@ -16,7 +16,7 @@ class Translator {
 
   // Translates `block` for installation at offset `at` from the code cache's base (a host address). `counter`, if not null, is an 8-byte
   // host word that each execution increments.
-  void translate(const GuestBlock& block, const UnalignedSites& unaligned, u32 at, u64* counter, TranslatedBlock& out);
+  void translate(const GuestBlock& block, const SiteForms& forms, u32 at, u64* counter, TranslatedBlock& out);
 
  private:
   struct Impl;

@@ -35,10 +35,10 @@ std::vector<std::string> translate(const Snippet& snippet) {
   GuestBlock guest;
   build_block(decoder, key, snippet.bytes, std::min(size, page_size - (snippet.at & page_mask)), 64, guest);
   if (guest.length != size) throw UserError(fmt::format("'{}': only {} of {} bytes make up a block", snippet.name, guest.length, size));
-  UnalignedSites misaligned;
-  for (const u32 offset : snippet.misaligned) misaligned.insert(key.physical + offset);
+  SiteForms forms;
+  for (const u32 offset : snippet.misaligned) forms.at(key.physical + offset).unaligned = true;
   TranslatedBlock translated;
-  translator.translate(guest, misaligned, cache.next_offset(), nullptr, translated);
+  translator.translate(guest, forms, cache.next_offset(), nullptr, translated);
   const u64 second_page = (key.physical & ~u64{page_mask}) + page_size;
   const Block& block = cache.install(guest, second_page, translated, nullptr);
 

@@ -77,8 +77,8 @@ bool Declined::emits(const std::vector<u8>& bytes, const Variation& variation) {
   code.insert(code.end(), {0x90, 0x90});
   GuestBlock block;
   build_block(decoder_, key, code, page_size, 3, block);
-  UnalignedSites sites;
-  if (variation.misaligned) sites.insert(code_at);
+  SiteForms sites;
+  if (variation.misaligned) sites.at(code_at).unaligned = true;
   TranslatedBlock out;
   translator_.translate(block, sites, cache_.next_offset(), nullptr, out);
   return out.points.front().emitted;

@@ -380,7 +380,8 @@ BtEngine::Next BtEngine::on_fault() {
   const bool limit = fault.address_known && fault.address - guard < page_size;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
-  if (fault.signal == SIGSEGV && !table_miss && !limit && cache_.generation() == generation && unaligned_.insert(physical).second) {
+  if (fault.signal == SIGSEGV && !table_miss && !limit && cache_.generation() == generation && !forms_.at(physical).unaligned) {
+    forms_.at(physical).unaligned = true;
     ++counters_.unaligned_sites;
     counters_.skipped_instructions += block.insn_count() - site.point - 1;
     cache_.invalidate({physical}, 1);  // every block with this instruction: the others would not learn of it, and fault each time

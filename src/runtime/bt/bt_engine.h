@@ -128,7 +128,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   Stepper stepper_;
   Decoder decoder_;
   BtCounters counters_;
-  UnalignedSites unaligned_;
+  SiteForms forms_;
   std::vector<u32> on_page_;  // scratch
   GuestBlock guest_;
   TranslatedBlock translated_;

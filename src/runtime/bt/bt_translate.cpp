@@ -14,7 +14,6 @@ namespace ring3 {
 namespace {
 
 constexpr u32 longest_insn = 15;
-constexpr std::size_t most_unaligned_sites = 1u << 20;
 constexpr u32 largest_instruction_write = 64;  // bytes
 constexpr u32 writes_before_giving_up = 32;    // a code page written this often becomes a data page until it is executed again
 
@@ -96,7 +95,7 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   u64* counter = nullptr;
   for (int attempt = 0;; ++attempt) {
     if (options_.count) counter = cache_.new_counter();
-    translator_.translate(guest_, unaligned_, cache_.next_offset(), counter, translated_);
+    translator_.translate(guest_, forms_, cache_.next_offset(), counter, translated_);
     if (cache_.has_room(translated_.code.size())) break;
     if (attempt != 0) return nullptr;  // larger than the whole cache
     flush_cache();
@@ -129,7 +128,6 @@ void BtEngine::flush_cache() {
   cache_.flush();
   direct_sites_.clear();
   writes_to_code_page_.clear();
-  if (unaligned_.size() > most_unaligned_sites) unaligned_.clear();
   resume_ = 0;
   link_exit_ = ~0u;
 }
@@ -143,9 +141,7 @@ void BtEngine::code_written(PhysAddr address, u32 size) {
     const u64 before = cache_.counters().invalidated;
     bool empty = cache_.invalidate({at}, part);
     // Other instructions stand there now. Large writes keep the marks: those cost speed only, and looking for them all costs more.
-    if (part <= largest_instruction_write) {
-      for (u64 site = at; site < at + part && !unaligned_.empty(); ++site) unaligned_.erase(site);
-    }
+    if (part <= largest_instruction_write) forms_.forget(at, part);
     // A page of code and hot data would cost a fault a write: drop its code now and then and let the writes go through.
     if (!empty && ++writes_to_code_page_[page >> page_shift] > writes_before_giving_up) empty = cache_.invalidate({page}, page_size);
     if (v_.traces(Trace::invalidate)) trace_invalidation(*v_.trace, {at}, part, cache_.counters().invalidated - before);
