@@ -1,9 +1,12 @@
 #include "codecache/code_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <span>
 
 #include "base/error.h"
+#include "translator/contract.h"
 
 namespace ring3 {
 
@@ -124,6 +127,30 @@ CodeCache::Site CodeCache::find_host(u64 host) {
   u32 point = 0;
   for (u32 i = 0; i <= block.insn_count() && reader.next().host_offset <= inside; ++i) point = i;
   return {&block, point};
+}
+
+bool CodeCache::call_look_up(const Block& block, u32 point, u64 host) {
+  // As Emitter::load_entry and look_up write them.
+  static constexpr std::array<u8, 5> read{0x4F, 0x8B, 0x4C, 0xCD, 0x00};               // mov r9, [r13+r9*8+read_table]
+  static constexpr std::array<u8, 8> write{0x4F, 0x8B, 0x8C, 0xCD, 0x00, 0x00, 0x80};  // mov r9, [r13+r9*8+write_table]
+  static constexpr std::array<u8, 4> crossing{0x4F, 0x8D, 0x0C, 0x19};                 // lea r9, [r9+r11], in front of the load
+  static_assert(contract::read_table == 0 && contract::write_table == 0x800000);
+  if (!block.valid) return false;
+  u8* const code = region_.writable();
+  const u32 begin = block.host_offset + block.point(point).host_offset;
+  // Between the load and its access lies nothing with bytes of the guest's choice, so the nearest one before the fault is meant.
+  for (u32 at = static_cast<u32>(host - base()) + 1; at-- > begin;) {
+    const bool writes = std::ranges::equal(write, std::span(code + at, write.size()));
+    if (!writes && !std::ranges::equal(read, std::span(code + at, read.size()))) continue;
+    const bool crosses =
+        at >= begin + crossing.size() && std::ranges::equal(crossing, std::span(code + at - crossing.size(), crossing.size()));
+    const u32 stub = (crosses ? stubs_.look_up_crossing : stubs_.look_up)[writes ? 1 : 0];
+    code[at] = 0xE8;
+    patch32(at + 1, stub - (at + 5));
+    if (writes) std::memcpy(code + at + 5, "\x0F\x1F\x00", 3);  // a NOP in what is left
+    return true;
+  }
+  return false;
 }
 
 void CodeCache::kill(Block& block) {

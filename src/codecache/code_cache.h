@@ -80,6 +80,9 @@ class CodeCache {
   void kill(Block& block);
   // Kills the blocks that run through this linear address. Looks at all of them.
   void kill_at(u32 linear);
+  // Patches the look-up that the host fault at `host`, in that instruction, belongs to: its table load becomes a call of a look-up stub.
+  // False: there is none, or it is one already.
+  bool call_look_up(const Block& block, u32 point, u64 host);
   // Forgets everything; jump tables must have been cleared by the caller first.
   void flush();
   // Bumped by every invalidation and flush: a block pointer taken before is only good if this did not change.

@@ -61,6 +61,8 @@ struct EmittedLink {
   u64 return_stack = 0;   // rsp while emitted code runs
   u64 interpreter = 0;    // host address of the function that interprets an instruction for emitted code, and its first argument
   u64 engine = 0;
+  u64 emitted_stack = 0;  // rsp of emitted code while a function that it called runs
+  u64 fill = 0;           // host address of the function that fills the tables
   // Per segment: host address of its base if it is present, writable, expand-up and 4 GiB long; 0 faults into the runtime.
   std::array<u64, segment_count> segment_gate{};
   std::array<SegmentCheck, segment_count> segment_check{};

@@ -30,6 +30,8 @@ constexpr std::pair<i32, std::string_view> fields[] = {{offset::eip, "eip"},
                                                        {offset::return_stack, "return_stack"},
                                                        {offset::interpreter, "interpreter"},
                                                        {offset::engine, "engine"},
+                                                       {offset::emitted_stack, "emitted_stack"},
+                                                       {offset::fill, "fill"},
                                                        {offset::cr0, "cr0"},
                                                        {offset::cr2, "cr2"},
                                                        {offset::cr3, "cr3"},
@@ -69,6 +71,10 @@ std::string stub_name(const Stubs& stubs, u64 at) {
                                                   {stubs.exit_interpret, "exit_interpret"},
                                                   {stubs.interpret, "interpret"},
                                                   {stubs.exit_fault, "exit_fault"},
+                                                  {stubs.look_up[0], "look_up_read"},
+                                                  {stubs.look_up[1], "look_up_write"},
+                                                  {stubs.look_up_crossing[0], "look_up_crossing_read"},
+                                                  {stubs.look_up_crossing[1], "look_up_crossing_write"},
                                                   {stubs.enter, "enter"}};
   for (const auto& [offset, name] : all) {
     if (offset == at) return std::string(name);

@@ -12,8 +12,9 @@
 //
 // A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss (entry 0) faults because the host's low
 // 4 GiB + 64 KiB are unmapped; an address that is misaligned for its size gives a non-canonical index and faults too. The fault handler
-// finds the guest instruction from the host pc; every access of an instruction precedes its first change of guest state, so that the
-// runtime can execute the whole instruction again in the interpreter.
+// finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the runtime to fill the
+// tables (translator/stubs.h) and returns with an entry or leaves. Every access of an instruction precedes its first change of guest state,
+// so that the runtime can execute the whole instruction again in the interpreter.
 //
 // A segment check is a load beside the page limit_guard, at an index of -1 when the access is inside and 0 or 1 when it is not.
 //
@@ -48,6 +49,7 @@ enum class ExitReason : u32 {
   interpret = 2,   // exit_argument is the number of the interpret site; EIP is stale, the block's map names the instruction
   host_fault = 3,  // exit_argument is the host pc; set by the signal handler, EIP is stale
   boundary = 4,    // the runtime was called, did what was due, and the run loop goes on: CpuState is exact
+  miss = 5,        // exit_argument is the host address behind a look-up by call that got no entry; EIP is stale
 };
 
 // What a C++ function that emitted code called returns: where to go on, and what r8 holds there (the linear address, for the miss stub).
@@ -78,6 +80,8 @@ inline constexpr i32 context = link + static_cast<i32>(offsetof(EmittedLink, con
 inline constexpr i32 return_stack = link + static_cast<i32>(offsetof(EmittedLink, return_stack));
 inline constexpr i32 interpreter = link + static_cast<i32>(offsetof(EmittedLink, interpreter));
 inline constexpr i32 engine = link + static_cast<i32>(offsetof(EmittedLink, engine));
+inline constexpr i32 emitted_stack = link + static_cast<i32>(offsetof(EmittedLink, emitted_stack));
+inline constexpr i32 fill = link + static_cast<i32>(offsetof(EmittedLink, fill));
 inline constexpr i32 segment_gate = link + static_cast<i32>(offsetof(EmittedLink, segment_gate));
 inline constexpr i32 cr0 = offsetof(CpuState, cr0);
 inline constexpr i32 cr2 = offsetof(CpuState, cr2);

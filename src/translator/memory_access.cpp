@@ -77,7 +77,6 @@ void Emitter::to_linear(Seg segment, unsigned size, Table table, bool may_wrap) 
 }
 
 void Emitter::look_up(unsigned size, Table table) {
-  const i32 disp = static_cast<i32>(table == Table::read ? read_table : write_table);
   if (site_unaligned() || !std::has_single_bit(size) || size > 16) {
     // Compares the pages of the first and the last byte; 44 shifts by 12 where 5 bits count and by 44 where 6 do. A crossing gives an
     // index outside the user half of the address space.
@@ -94,7 +93,7 @@ void Emitter::look_up(unsigned size, Table table) {
       a_.shlx(x86::r11, x86::r11, x86::r10);
       a_.lea(x86::r9, x86::ptr(x86::r9, x86::r11));
     }
-    a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, disp));
+    load_entry(table, size > 1);
     a_.mov(x86::r10d, 10);
     return;
   }
@@ -111,7 +110,17 @@ void Emitter::look_up(unsigned size, Table table) {
     a_.shrx(x86::r9, x86::r9, x86::r10);
     a_.mov(x86::r10d, 10);
   }
-  a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, disp));
+  load_entry(table, false);
+}
+
+// The load is patched into the call when it has missed (CodeCache::call_look_up).
+void Emitter::load_entry(Table table, bool may_cross) {
+  const std::size_t write = table == Table::write ? 1 : 0;
+  if (form_.calls) {
+    a_.call(Imm(base_ + (may_cross ? stubs_.look_up_crossing : stubs_.look_up)[write]));
+  } else {
+    a_.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, static_cast<i32>(write != 0 ? write_table : read_table)));
+  }
 }
 
 void Emitter::operand_address(const Insn& insn, unsigned size, Table table) {

@@ -12,6 +12,8 @@ namespace ring3 {
 
 struct SiteForm {
   bool unaligned = false;  // accessed memory misaligned: looks at both ends of the access
+  bool calls = false;      // missed the tables: looks up by call (stubs.h)
+  u8 misses = 0;           // by host fault, while it does not
 };
 
 class SiteForms {

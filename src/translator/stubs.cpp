@@ -173,6 +173,7 @@ Stubs emit_stubs(u64 base, std::vector<u8>& code) {
   emit_interpret(a, p);
   a.align(AlignMode::kCode, 16);
   emit_go_on(a, p);
+  emit_look_up_stubs(a, p.exit, p.mxcsr, stubs);
   a.align(AlignMode::kCode, 16);
   stubs.enter = static_cast<u32>(a.offset());
   emit_enter(a, p);

@@ -3,6 +3,9 @@
 
 #include "base/types.h"
 
+#include <asmjit/x86.h>
+
+#include <array>
 #include <vector>
 
 namespace ring3 {
@@ -15,11 +18,19 @@ struct Stubs {
   u32 exit_interpret = 0;  // in: exit_argument is stored
   u32 interpret = 0;       // as exit_interpret, but calls the runtime and goes on in the cache if it can
   u32 exit_fault = 0;      // entered by the signal handler with all guest registers in place; exit_argument is stored
-  u32 enter = 0;           // C function: void(CpuState*); returns when emitted code exits
-  u32 end = 0;             // first free offset
+  // Look-ups as calls: in r9 = index into the table as the site computed it, r8d = linear address; out r9 = entry, r10 = 10. One for reads,
+  // one for writes. Those for sites that may cross a page clobber r11 too. They return only if there is an entry.
+  std::array<u32, 2> look_up{};
+  std::array<u32, 2> look_up_crossing{};
+  u32 look_up_begin = 0;  // a host fault from here to look_up_end belongs to the caller, whose return address is on top of the stack
+  u32 look_up_end = 0;
+  u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
+  u32 end = 0;    // first free offset
 };
 
 // Writes the stubs to the start of a code cache that is executed at host address `base`.
 [[nodiscard]] Stubs emit_stubs(u64 base, std::vector<u8>& code);
+// A part of it, in look_up_stubs.cpp.
+void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& exit, const asmjit::Label& mxcsr, Stubs& stubs);
 
 }  // namespace ring3

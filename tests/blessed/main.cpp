@@ -37,6 +37,7 @@ std::vector<std::string> translate(const Snippet& snippet) {
   if (guest.length != size) throw UserError(fmt::format("'{}': only {} of {} bytes make up a block", snippet.name, guest.length, size));
   SiteForms forms;
   for (const u32 offset : snippet.misaligned) forms.at(key.physical + offset).unaligned = true;
+  for (const u32 offset : snippet.calling) forms.at(key.physical + offset).calls = true;
   TranslatedBlock translated;
   translator.translate(guest, forms, cache.next_offset(), nullptr, translated);
   const u64 second_page = (key.physical & ~u64{page_mask}) + page_size;

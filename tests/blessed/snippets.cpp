@@ -63,6 +63,8 @@ void read_line(Snippet& snippet, const std::string& line) {
     snippet.cs_base = hex(word);
     words >> word;
     snippet.cs_limit = hex(word);
+  } else if (first == "calls") {
+    while (words >> word) snippet.calling.push_back(hex(word));
   } else if (first == "misaligned") {
     while (words >> word) snippet.misaligned.push_back(hex(word));
   } else {

@@ -5,6 +5,7 @@
 //   mode user limited        optional; words below, "kernel" is the default
 //   at c0101ffd              optional: linear address, c0101000 by default
 //   code 1000 ffff           optional: base and limit of CS, 0 and 4 GiB by default
+//   calls 0 3                optional: those that look up by call, because they missed the tables
 //   misaligned 0 3           optional: guest offsets of instructions that were seen to access memory misaligned
 //   8b 03 c3                 guest bytes, on as many lines as they need
 //   | mov eax, [r9+r8*1]     the blessed text, behind everything else
@@ -32,6 +33,7 @@ struct Snippet {
   u32 cs_base = 0;
   u32 cs_limit = 0xFFFFFFFF;
   std::vector<u32> misaligned;
+  std::vector<u32> calling;
   std::vector<u8> bytes;
 };
 

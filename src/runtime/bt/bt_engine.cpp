@@ -88,9 +88,10 @@ void BtEngine::reset() {
 }
 
 StopInfo BtEngine::run() {
-  guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs().end, cache_.base() + cache_.stubs().exit_fault);
+  guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs());
   v_.s.link.engine = reinterpret_cast<u64>(this);
   v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);
+  v_.s.link.fill = reinterpret_cast<u64>(&fill_entry);
   v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
   const u64 start_cycles = __rdtsc();
   const u64 start_ns = now();
@@ -281,6 +282,8 @@ u32 BtEngine::x87_pointer() {
     site = cache_.interpret_site(static_cast<u32>(link.exit_argument));
   } else if (static_cast<ExitReason>(link.exit_reason) == ExitReason::host_fault) {
     site = cache_.find_host(guard_->last().pc);
+  } else if (static_cast<ExitReason>(link.exit_reason) == ExitReason::miss) {
+    site = cache_.find_host(link.exit_argument - 1);
   }
   if (site.block == nullptr) return link.x87_pointer;
   for (u32 index = site.point; index-- != 0;) {
@@ -308,6 +311,7 @@ BtEngine::Next BtEngine::handle_exit() {
     case ExitReason::boundary:
       if (failure_ != nullptr) std::rethrow_exception(std::exchange(failure_, nullptr));
       return std::exchange(after_call_, Next::go_on);
+    case ExitReason::miss: return on_miss();
     case ExitReason::host_fault: ++counters_.exits_fault; return on_fault();
   }
   throw InternalError("emitted code left with an unknown reason");
@@ -380,7 +384,11 @@ BtEngine::Next BtEngine::on_fault() {
   const bool limit = fault.address_known && fault.address - guard < page_size;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
-  if (fault.signal == SIGSEGV && !table_miss && !limit && cache_.generation() == generation && !forms_.at(physical).unaligned) {
+  const bool changed = cache_.generation() != generation;
+  if (table_miss) ++counters_.misses_by_fault;
+  if (fault.signal == SIGSEGV && !limit && !changed && (table_miss || forms_.at(physical).unaligned)) {
+    look_up_by_call(block, site.point, fault.pc);
+  } else if (fault.signal == SIGSEGV && !limit && !changed) {
     forms_.at(physical).unaligned = true;
     ++counters_.unaligned_sites;
     counters_.skipped_instructions += block.insn_count() - site.point - 1;

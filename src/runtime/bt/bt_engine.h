@@ -34,7 +34,11 @@ struct BtCounters {
   u64 polls = 0;
   u64 fpu_loads = 0;
   u64 unaligned_sites = 0;
-  u64 jumps_ahead = 0;           // slots filled beside that of the block looked up
+  u64 jumps_ahead = 0;  // slots filled beside that of the block looked up
+  u64 misses_by_fault = 0;
+  u64 misses_by_call = 0;
+  u64 calls_unfilled = 0;  // of those, that left emitted code: guest faults, devices, writes on code pages, page crossings
+  u64 calling_sites = 0;
   u64 lockstep_blocks = 0;       // block executions compared
   u64 skipped_instructions = 0;  // counted in a block's execution but not executed there (left in the middle)
   u64 cycles_emitted = 0;        // host TSC cycles; only with `count`
@@ -104,6 +108,10 @@ class BtEngine final : public Engine, private CodeWatcher {
   contract::Resume go_on_at_eip();  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
+  Next on_miss();
+  void look_up_by_call(Block& block, u32 point, u64 host);                  // from now on, at that site
+  static u64 fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept;  // called by emitted code: a table entry, or 0 to leave
+  [[nodiscard]] u64 fill(u32 linear, bool write);
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare(bool inside);                               // export
   void link_to(Block& block);                              // patches the exit that led here
@@ -129,7 +137,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   Decoder decoder_;
   BtCounters counters_;
   SiteForms forms_;
-  std::vector<u32> on_page_;  // scratch
+  std::vector<u32> on_page_;   // scratch
+  bool fill_faulted_ = false;  // the last fill ended in the guest fault that Vcpu::fault describes
   GuestBlock guest_;
   TranslatedBlock translated_;
   std::unique_ptr<FaultGuard> guard_;

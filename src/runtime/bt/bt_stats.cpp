@@ -25,6 +25,10 @@ EngineStats BtEngine::stats() const {
                {"poll", counters_.polls},
                {"FPU load", counters_.fpu_loads},
                {"jump slots filled ahead", counters_.jumps_ahead},
+               {"table miss by fault", counters_.misses_by_fault},
+               {"table miss by call", counters_.misses_by_call},
+               {"calls without an entry", counters_.calls_unfilled},
+               {"sites that look up by call", counters_.calling_sites},
                {"sites found misaligned", counters_.unaligned_sites}};
   const MemoryStats m = v_.mem.stats();
   out.memory = {{"walks for data", m.data_walks},        {"walks for code", m.fetch_walks},

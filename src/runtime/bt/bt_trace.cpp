@@ -33,6 +33,9 @@ void trace_exit(TraceLog& log, CodeCache& cache, const CpuState& s, const HostFa
       break;
     }
     case ExitReason::boundary: break;  // while exits are traced, emitted code leaves before it calls
+    case ExitReason::miss:
+      log.write(Trace::exits, fmt::format("miss at {:08x}", address(cache.find_host(s.link.exit_argument - 1))));
+      break;
     case ExitReason::host_fault: {
       const std::string where = fault.address_known ? fmt::format("{:#x}", fault.address) : std::string("an address not told");
       log.write(Trace::exits, fmt::format("host fault {} at {:08x}: {}{}", fault.signal, address(cache.find_host(fault.pc)), where,

@@ -60,8 +60,11 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     return;
   }
   auto* uc = static_cast<ucontext_t*>(context);
-  const u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
+  u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
   FaultGuard::Record* r = current;
+  if (r != nullptr && pc >= r->look_up_begin && pc < r->look_up_end) {  // the table load of a stub, with an index that is none
+    pc = *reinterpret_cast<const u64*>(uc->uc_mcontext.gregs[REG_RSP]) - 1;
+  }
   if (r == nullptr || pc < r->code_begin || pc >= r->code_end) {
     pass_on(signal, info, context);
     return;
@@ -95,14 +98,16 @@ void install_handlers() {
 
 }  // namespace
 
-FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, u64 first_block, u64 exit_fault) {
+FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs) {
   static std::once_flag once;
   std::call_once(once, install_handlers);
   const u64 base = reinterpret_cast<u64>(region.code());
   record_.cpu = &cpu;
-  record_.code_begin = base + first_block;
+  record_.code_begin = base + stubs.end;
   record_.code_end = base + region.size();
-  record_.exit_fault = exit_fault;
+  record_.look_up_begin = base + stubs.look_up_begin;
+  record_.look_up_end = base + stubs.look_up_end;
+  record_.exit_fault = base + stubs.exit_fault;
 
   // Emitted code has no stack that a signal frame would fit on.
   void* stack = mmap(nullptr, alternate_stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

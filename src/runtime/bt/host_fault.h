@@ -8,6 +8,7 @@
 #include "base/types.h"
 #include "codecache/code_region.h"
 #include "guest/cpu_state.h"
+#include "translator/stubs.h"
 
 namespace ring3 {
 
@@ -18,11 +19,11 @@ struct HostFault {
   bool address_known = false;  // false: a general-protection fault, the CPU does not say where (non-canonical address)
 };
 
-// While it lives, this thread's faults inside `region` behind offset `first_block` go to the exit stub at host address `exit_fault`.
+// While it lives, this thread's faults in the blocks of `region` go to its exit stub; those in look-up stubs count as the caller's.
 // One at a time per thread.
 class FaultGuard {
  public:
-  FaultGuard(CpuState& cpu, const CodeRegion& region, u64 first_block, u64 exit_fault);
+  FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs);
   ~FaultGuard();
   FaultGuard(const FaultGuard&) = delete;
   FaultGuard& operator=(const FaultGuard&) = delete;
@@ -38,6 +39,8 @@ class FaultGuard {
     CpuState* cpu = nullptr;
     u64 code_begin = 0;
     u64 code_end = 0;
+    u64 look_up_begin = 0;
+    u64 look_up_end = 0;
     u64 exit_fault = 0;
     HostFault fault;
     volatile std::sig_atomic_t event = 0;

@@ -175,7 +175,8 @@ BtEngine::Next BtEngine::enter_lockstep(Block& block) {
     CodeCache::Site site{&block, index};
     if (reason == ExitReason::interpret) site = cache_.interpret_site(static_cast<u32>(s.link.exit_argument));
     if (reason == ExitReason::host_fault) site = cache_.find_host(guard_->last().pc);
-    if (reason == ExitReason::interpret || reason == ExitReason::host_fault) {
+    if (reason == ExitReason::miss) site = cache_.find_host(s.link.exit_argument - 1);
+    if (reason == ExitReason::interpret || reason == ExitReason::host_fault || reason == ExitReason::miss) {
       index = site.point;
       eip = guest_eip(block, index);
     }

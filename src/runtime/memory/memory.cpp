@@ -266,6 +266,12 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
   return impl_->translate(linear, access, user, fault);
 }
 
+std::optional<u64> Memory::fill(u32 linear, Access access, bool user, Fault& fault) {
+  if (!impl_->translate(linear, access, user, fault)) return std::nullopt;
+  const Context& context = impl_->tables.data(user);
+  return (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
+}
+
 std::optional<Translation> Memory::peek(u32 linear) const {
   const Walk walk = impl_->walker.peek(linear);
   if (!walk.ok) return std::nullopt;

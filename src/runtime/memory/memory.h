@@ -106,6 +106,9 @@ class Memory {
   // Walks the page tables for any access, sets A/D as it would (SDM vol. 3, 4.7-4.8). Fills the soft table on success where allowed: that
   // of the context last selected with this privilege.
   [[nodiscard]] std::optional<Translation> translate(u32 linear, Access access, bool user, Fault& fault);
+  // As `translate`, for emitted code that found no entry: the one that an access takes now, or 0 if it takes none (devices, writes on code
+  // pages, data breakpoints). Empty: `fault` says why.
+  [[nodiscard]] std::optional<u64> fill(u32 linear, Access access, bool user, Fault& fault);
   // Debug view: walks without setting A/D, checking rights or filling tables.
   [[nodiscard]] std::optional<Translation> peek(u32 linear) const;
 

@@ -92,6 +92,22 @@ TEST_F(BtEngineTest, LoopRunsEmittedAndLinked) {
   EXPECT_LT(engine_->counters().exits_link, 10u);
 }
 
+TEST_F(BtEngineTest, SiteThatMissesLooksUpByCall) {
+  put(code_at, {0xBB, 0x00, 0x00, 0x10, 0,     // mov ebx, 0x100000
+                0xB9, 0x0A, 0,    0,    0,     // mov ecx, 10
+                0xFF, 0x03,                    // inc dword [ebx]
+                0x81, 0xC3, 0x00, 0,    2, 0,  // add ebx, 0x20000
+                0x49,                          // dec ecx
+                0x75, 0xF5,                    // jnz -11
+                0xE6, 0xF4});
+  EXPECT_EQ(run().reason, StopReason::bus_request);
+  for (u32 i = 0; i < 10; ++i) EXPECT_EQ(*ram_.at({0x100000 + i * 0x20000}), 1u);
+  EXPECT_EQ(engine_->counters().misses_by_fault, 2u);
+  EXPECT_EQ(engine_->counters().misses_by_call, 8u);
+  EXPECT_EQ(engine_->counters().calls_unfilled, 0u);
+  EXPECT_EQ(engine_->counters().calling_sites, 1u);
+}
+
 TEST_F(BtEngineTest, MemoryStackAndCalls) {
   put(code_at, {0xBC, 0x00, 0x80, 0,    0,        // mov esp, 0x8000
                 0xE8, 0x0B, 0,    0,    0,        // call +11 -> 0x1015
