@@ -15,7 +15,7 @@ namespace {
 constexpr u32 linear = 0xC0100000;
 constexpr u32 physical = 0x100000;
 constexpr u32 max_block = 64;
-const UnalignedSites no_sites;
+const SiteForms no_sites;
 
 // A page of code with its blocks, each starting where the one before it ended.
 struct Page {

@@ -89,7 +89,7 @@ TEST_F(CacheListingTest, GuestInstructionBesideItsHostCode) {
   EXPECT_EQ(lines[1].guest, "c0002000  8b 03                   mov eax, [ebx]");
   EXPECT_EQ(lines[1].host.back().text, "mov eax, [r9+r8*1]");
   EXPECT_EQ(lines[2].guest, "c0002002  f4                      hlt  [interpreted]");
-  EXPECT_EQ(lines[2].host.back().text, "jmp exit_interpret");
+  EXPECT_EQ(lines[2].host.back().text, "jmp interpret");
 }
 
 TEST_F(CacheListingTest, ChangedAndMissingGuestBytes) {
