@@ -1,5 +1,6 @@
 // The guest's own instruction with host registers and host memory: prefixes, ModRM and SIB are rebuilt by hand from the decoder's
 // offsets, so that what runs is what the guest wrote.
+#include "frontend/alignment.h"
 #include "translator/emitter.h"
 
 namespace ring3 {
@@ -118,17 +119,19 @@ bool Emitter::emit_copy(const Insn& insn) {
   }
 
   unsigned size = 0;
+  bool aligned = false;
   bool written = insn.row == Row::cmpxchg || insn.row == Row::cmpxchg8b;  // always a write cycle (SDM vol. 2, CMPXCHG)
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     if (insn.operand[i].kind != OperandKind::mem) continue;
     size = insn.operand[i].size;
+    aligned = needs_alignment(insn, insn.operand[i]);
     written |= insn.operand[i].written;
   }
   if (insn.has_memory && size == 0) return false;
 
   const Family family = insn.info().family;
   if (family == Family::x87 || family == Family::mmx || family == Family::sse) check_fpu();
-  if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read);
+  if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read, aligned);
   if (insn.row == Row::fldcw) fault_if_unmasking();
   if (substituted == none) {
     reencode(insn, none);

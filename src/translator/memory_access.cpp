@@ -76,8 +76,8 @@ void Emitter::to_linear(Seg segment, unsigned size, Table table, bool may_wrap) 
   a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
 }
 
-void Emitter::look_up(unsigned size, Table table) {
-  if (site_unaligned() || !std::has_single_bit(size) || size > 16) {
+void Emitter::look_up(unsigned size, Table table, bool aligned) {
+  if ((site_unaligned() && !aligned) || !std::has_single_bit(size) || size > 16) {
     // Compares the pages of the first and the last byte; 44 shifts by 12 where 5 bits count and by 44 where 6 do. A crossing gives an
     // index outside the user half of the address space.
     if (size == 1) {
@@ -123,11 +123,11 @@ void Emitter::load_entry(Table table, bool may_cross) {
   }
 }
 
-void Emitter::operand_address(const Insn& insn, unsigned size, Table table) {
+void Emitter::operand_address(const Insn& insn, unsigned size, Table table, bool aligned) {
   effective_address(insn, x86::r8d);
   const bool fixed = insn.mem.base == no_reg && insn.mem.index == no_reg;
   to_linear(insn.mem.segment, size, table, !fixed || insn.mem.displacement + (size - 1) < insn.mem.displacement);
-  look_up(size, table);
+  look_up(size, table, aligned);
 }
 
 x86::Mem Emitter::host_memory(unsigned size) { return x86::Mem(x86::r9, x86::r8, 0, 0, size); }

@@ -1,5 +1,6 @@
 // MMX and SSE instructions (Intel SDM vol. 1, chapters 9 to 12). They run on the host with every SIMD exception masked; what the guest has
 // unmasked is found in the flags afterwards.
+#include "frontend/alignment.h"
 #include "runtime/interp/fpu_rows.h"
 
 #include <optional>
@@ -48,21 +49,6 @@ struct Operands {
     }
   }
 };
-
-// 16-byte operands must be aligned except where the instruction exists for those that are not (SDM vol. 2, 2.4 and 4.1).
-bool needs_alignment(const Insn& insn, const Operand& memory) {
-  switch (insn.row) {
-    case Row::movups:
-    case Row::movupd:
-    case Row::movdqu:
-    case Row::lddqu:
-    case Row::pcmpestri:
-    case Row::pcmpestrm:
-    case Row::pcmpistri:
-    case Row::pcmpistrm: return false;
-    default: return memory.size == 16;
-  }
-}
 
 // All exceptions masked. With underflow unmasked the guest's CPU reports every tiny result, also an exact one (SDM vol. 1, 4.9.1.5), which
 // a masked computation reports only when it flushes to zero.
