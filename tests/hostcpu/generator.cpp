@@ -81,11 +81,12 @@ bool Generator::has_room(const Batch& batch, u32 states) {
 void Generator::add_row(Batch& batch, Row row, u64 seed, bool segmented, u32 states) {
   values_ = Values(seed);
   batch_ = &batch;
-  while (!make_program(batch, row, segmented, batch.program[batch.programs])) continue;
-  finish_program(batch, states);
+  do {
+    while (!make_program(batch, row, segmented, batch.program[batch.programs])) continue;
+  } while (!finish_program(batch, states));
 }
 
-void Generator::add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end,
+bool Generator::add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end,
                              u32 states) {
   values_ = Values(seed);
   batch_ = &batch;
@@ -115,7 +116,7 @@ void Generator::add_encoding(Batch& batch, std::span<const u8> bytes, const Insn
   }
   program.length = program.insn.length;
   std::copy_n(program.insn.bytes.begin(), program.insn.length, program.code.begin());
-  finish_program(batch, states);
+  return finish_program(batch, states);
 }
 
 bool Generator::make_program(Batch& batch, Row row, bool segmented, Program& program) {
@@ -185,21 +186,35 @@ void Generator::add_neighbours(Program& program, std::array<u8, 16>& head, std::
   }
 }
 
-void Generator::finish_program(Batch& batch, u32 states) {
-  Program& program = batch.program[batch.programs++];
+// False, and nothing is appended: all of its states touch what must not be touched, as those of an operand without registers may.
+bool Generator::finish_program(Batch& batch, u32 states) {
+  constexpr u32 patience = 1000;
+  Program& program = batch.program[batch.programs];
   batch_ = &batch;
   program_ = &program;
   for (unsigned i = 0; i < segment_count; ++i) segments_[i] = cache_of(batch.ldt, program.selector[i]);
   if (program.isolated) states = 1;
   program.first_state = batch.states;
   program.states = states;
+  const u32 patches = batch.patches;
+  const u32 patch_bytes_used = batch.patch_bytes_used;
   data_.assign(batch.background.begin(), batch.background.end());
   for (u32 i = 0; i < states; ++i) {
-    State& state = batch.state[batch.states++];
-    do touched_.clear();
-    while (!make_state(state));
+    State& state = batch.state[program.first_state + i];
+    u32 tries = 0;
+    do {
+      if (++tries > patience) {
+        batch.patches = patches;
+        batch.patch_bytes_used = patch_bytes_used;
+        return false;
+      }
+      touched_.clear();
+    } while (!make_state(state));
     emit_patches(state);
   }
+  batch.states += states;
+  ++batch.programs;
+  return true;
 }
 
 // An operand without registers is aimed once for all states. False: it must not be as it is.

@@ -26,15 +26,15 @@ class Generator {
 
   // Appends a program and `states` states of it. Everything about it comes from `seed`, except the batch's LDT and background.
   void add_row(Batch& batch, Row row, u64 seed, bool segmented, u32 states);
-  // Appends a program made of these bytes alone; `insn` if the decoder knows them.
-  void add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end, u32 states);
+  // Appends a program made of these bytes alone; `insn` if the decoder knows them. False: it cannot be run, nothing was appended.
+  [[nodiscard]] bool add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end, u32 states);
 
   [[nodiscard]] static bool has_room(const Batch& batch, u32 states);
 
  private:
   [[nodiscard]] bool make_program(Batch& batch, Row row, bool segmented, Program& program);
   void add_neighbours(Program& program, std::array<u8, 16>& head, std::array<u8, 32>& tail, u32& tail_length);
-  void finish_program(Batch& batch, u32 states);
+  [[nodiscard]] bool finish_program(Batch& batch, u32 states);
   [[nodiscard]] bool fix_operand(Program& program);
   void fix_branch(Program& program);
   [[nodiscard]] bool make_state(State& state);

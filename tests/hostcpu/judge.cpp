@@ -124,9 +124,9 @@ void Judge::run_encodings() {
     if (leaves_the_host(e.bytes)) continue;
     const UnannouncedInfo info = unannounced(std::span(e.bytes).first(e.length));
     if (info.kind == Unannounced::older || (e.known && !is_tested(e.insn.row))) continue;
-    program_seed_.push_back(n);
-    generator_->add_encoding(batch, std::span(e.bytes).first(e.length), e.known ? &e.insn : nullptr, values.bits(), false, e.at_page_end,
-                             e.known ? states_of_known : 1);
+    if (generator_->add_encoding(batch, std::span(e.bytes).first(e.length), e.known ? &e.insn : nullptr, values.bits(), false,
+                                 e.at_page_end, e.known ? states_of_known : 1))
+      program_seed_.push_back(n);
   }
   flush();
 }
