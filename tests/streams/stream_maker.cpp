@@ -1,4 +1,4 @@
-// stream_maker SEED COUNT FILE: an image of streams.   stream_maker SEED COUNT --show N: stream N as text.
+// stream_maker SEED COUNT FILE: an image of streams.   stream_maker SEED COUNT --show N...: these streams as text.
 #include "generator.h"
 
 #include "inspect/disassembly.h"
@@ -57,9 +57,34 @@ void make_background(u64 seed, ImageHeader& header) {
   }
 }
 
+// As text: tables and registers, then the code with the places <n> where the stream goes on after its n-th fault.
+void show(u64 seed, u32 number, const Stream& s) {
+  const StreamRecord& r = s.record;
+  fmt::print("seed {} stream {} flags {:x} cr0 {:08x} cr3 {:08x} cr4 {:08x} nxe {} ldt {:04x}\n", seed, number, r.flags, r.cr0, r.cr3,
+             r.cr4, r.nxe, r.ldt);
+  fmt::print("cs {:04x} ss {:04x} ds {:04x} es {:04x} fs {:04x} gs {:04x} eflags {:08x}\n", r.state.cs, r.state.ss, r.state.ds,
+             r.state.es, r.state.fs, r.state.gs, r.state.eflags);
+  for (const Poke& poke : s.pokes) {
+    if (poke.offset == r.code_start) continue;
+    fmt::print("poke {:05x}", poke.offset);
+    for (auto byte = poke.bytes.rbegin(); byte != poke.bytes.rend(); ++byte)
+      fmt::print("{}{:02x}", byte == poke.bytes.rbegin() ? " " : "", *byte);
+    fmt::print("\n");
+  }
+  for (std::size_t at = 0; at < s.code.size();) {
+    const DisassembledLine line =
+        disassemble(std::span(s.code).subspan(at), r.state.eip + at, s.code32 ? CodeWidth::bits32 : CodeWidth::bits16);
+    std::string marks;
+    for (unsigned i = 0; i < resume_count; ++i)
+      if (r.resume[i] == r.state.eip + at) marks += fmt::format(" <{}>", i);
+    fmt::print("  {:08x}  {:<34} {}{}\n", r.state.eip + at, line.bytes, line.text, marks);
+    at += line.length;
+  }
+}
+
 int run(int count, char** arguments) {
-  if (count != 4 && count != 5) {
-    std::fputs("usage: stream_maker SEED COUNT FILE | SEED COUNT --show N\n", stderr);
+  if (count < 4) {
+    std::fputs("usage: stream_maker SEED COUNT FILE | SEED COUNT --show N...\n", stderr);
     return 2;
   }
   const u64 seed = std::strtoull(arguments[1], nullptr, 0);
@@ -67,29 +92,10 @@ int run(int count, char** arguments) {
   const Decoder decoder;
   const hostcpu::Forms forms(decoder);
   Generator generator(decoder, forms);
-  if (count == 5) {
-    const u32 number = static_cast<u32>(std::strtoul(arguments[4], nullptr, 0));
-    const Stream s = generator.make(seed, number);
-    const StreamRecord& r = s.record;
-    fmt::print("seed {} stream {} flags {:x} cr0 {:08x} cr3 {:08x} cr4 {:08x} nxe {} ldt {:04x}\n", seed, number, r.flags, r.cr0, r.cr3,
-               r.cr4, r.nxe, r.ldt);
-    fmt::print("cs {:04x} ss {:04x} ds {:04x} es {:04x} fs {:04x} gs {:04x} eflags {:08x}\n", r.state.cs, r.state.ss, r.state.ds,
-               r.state.es, r.state.fs, r.state.gs, r.state.eflags);
-    for (const Poke& poke : s.pokes) {
-      if (poke.offset == r.code_start) continue;
-      fmt::print("poke {:05x}", poke.offset);
-      for (auto byte = poke.bytes.rbegin(); byte != poke.bytes.rend(); ++byte)
-        fmt::print("{}{:02x}", byte == poke.bytes.rbegin() ? " " : "", *byte);
-      fmt::print("\n");
-    }
-    for (std::size_t at = 0; at < s.code.size();) {
-      const DisassembledLine line =
-          disassemble(std::span(s.code).subspan(at), r.state.eip + at, s.code32 ? CodeWidth::bits32 : CodeWidth::bits16);
-      std::string marks;
-      for (unsigned i = 0; i < resume_count; ++i)
-        if (r.resume[i] == r.state.eip + at) marks += fmt::format(" <{}>", i);
-      fmt::print("  {:08x}  {:<34} {}{}\n", r.state.eip + at, line.bytes, line.text, marks);
-      at += line.length;
+  if (count >= 5) {
+    for (int i = 4; i < count; ++i) {
+      const u32 number = static_cast<u32>(std::strtoul(arguments[i], nullptr, 0));
+      show(seed, number, generator.make(seed, number));
     }
     return 0;
   }

@@ -21,9 +21,12 @@ _Static_assert(offsetof(struct StreamState, gs) == CUR_GS, "offsets.h");
 
 enum {
   f_vm = 0x20000,
+  f_vif = 0x80000,
+  f_vip = 0x100000,
   event_timeout = 0x200,
   event_sysenter = 0x100,
   in_harness = 0x1000,
+  identity_pages = 6,
   events_kept = 24,
   slow_divisor = 11932 /* 10 ms */
 };
@@ -53,6 +56,7 @@ static const struct StreamRecord* next_record;
 static struct StreamRecord current_record;  // a copy: the image is not mapped while a stream runs
 static const struct StreamRecord* const record = &current_record;
 static u32 background_hash[hashed_pages][4], page_hash[hashed_pages][4];
+static u32 identity_hash[identity_pages][4], identity_hash_now[identity_pages][4];
 static bool verbose;
 static u32 tick_divisor;
 static u64 kernel_gdt[8], kernel_idt[256];
@@ -98,6 +102,13 @@ static void write_dr(u32 number, u32 value) {
     __asm__ volatile("mov %0, %%db7" ::"r"(value));
 }
 
+// Whatever a stream may have left there.
+static void reset_debug_registers(void) {
+  __asm__ volatile("mov %0, %%db0\nmov %0, %%db1\nmov %0, %%db2\nmov %0, %%db3" ::"r"(0));
+  write_dr(7, 0x400);
+  write_dr(6, 0xFFFF0FF0);
+}
+
 // --- events ---
 
 // Called by entry.S on the kernel's own stack, DS, ES and SS flat, everything else as the stream left it. Nonzero: the stream goes on.
@@ -132,7 +143,8 @@ u32 on_event(void) {
   if ((s->cs & 3) != (record->state.cs & 3)) return 0;
   s->cs = record->state.cs;
   s->eip = record->resume[faults++];
-  s->eflags &= ~(u32)(f_tf | f_rf);
+  // Status flags as at the start: a CPU that has wrong ones at a fault is judged by that event, not by all that follows.
+  s->eflags = (s->eflags & ~(u32)(f_tf | f_rf | f_status)) | (record->state.eflags & f_status);
   s->ss = record->state.ss;
   s->gpr[4] = record->state.gpr[4];
   s->gpr[3] = record->state.gpr[3];
@@ -156,11 +168,29 @@ static void apply_pokes(void) {
   }
 }
 
-static void reset_arena(void) {
-  for (u32 i = 0; i < hashed_pages; i++) {
-    const u32 *a = page_hash[i], *b = background_hash[i];
-    if (a[0] != b[0] || a[1] != b[1] || a[2] != b[2] || a[3] != b[3]) copy(arena + i * 4096, image->background + i * 4096, 4096);
+static bool equal(const u32* a, const u32* b) { return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3]; }
+
+// Nothing else than this kernel and the arena: a stream that runs away faults soon.
+static void make_identity(void) {
+  u8* tables = arena + page_identity * 4096;
+  memset(tables, 0, identity_pages * 4096);
+  for (u32 at = 0x100000; at < arena_base + hashed_pages * 4096;
+       at += at + 4096 < (u32)image_end || at >= arena_base ? 4096 : arena_base - at) {
+    ((u32*)tables)[at >> 12] = at | p_present | p_write | p_accessed | p_dirty;
+    ((u64*)(arena + page_identity_pae * 4096))[at >> 12] = at | p_present | p_write | p_accessed | p_dirty;
   }
+}
+
+static void reset_arena(void) {
+  for (u32 i = 0; i < hashed_pages; i++)
+    if (!equal(page_hash[i], background_hash[i])) copy(arena + i * 4096, image->background + i * 4096, 4096);
+  // A stream reaches these through its large page, which may show all of the arena.
+  hash_pages(arena + page_identity * 4096, identity_pages, identity_hash_now);
+  for (u32 i = 0; i < identity_pages; i++)
+    if (!equal(identity_hash_now[i], identity_hash[i])) {
+      make_identity();
+      return;
+    }
 }
 
 static void load_own_tables(void) {
@@ -213,8 +243,11 @@ static void run_once(void) {
     pdpt_accessed |= record->cr4 & cr4_pae ? (*entry & 0x20) << i : 0;
     if (record->cr4 & cr4_pae) *entry &= ~0x20u;
   }
-  write_dr(7, 0x400);
-  write_dr(6, 0xFFFF0FF0);
+  reset_debug_registers();
+  // QEMU went through v8086 mode with this one; no IRET but one back there clears these (SDM vol. 2, IRET: any at CPL 0 does).
+  u32 eflags;
+  __asm__ volatile("pushf\npop %0" : "=r"(eflags));
+  if (eflags & (f_vif | f_vip)) outb(0xF4, 0);
 }
 
 static void show(const struct Result* result);
@@ -356,12 +389,8 @@ void guest_main(void) {
   write_msr(msr_sysenter_cs, harness_code);
   write_msr(msr_sysenter_esp, arena_base + (page_inner_stack + 1) * 4096 - 64);
   write_msr(msr_sysenter_eip, (u32)sysenter_entry);
-  // Nothing else: a stream that runs away faults soon.
-  for (u32 at = 0x100000; at < arena_base + hashed_pages * 4096;
-       at += at + 4096 < (u32)image_end || at >= arena_base ? 4096 : arena_base - at) {
-    ((u32*)(arena + page_identity * 4096))[at >> 12] = at | p_present | p_write | p_accessed | p_dirty;
-    ((u64*)(arena + page_identity_pae * 4096))[at >> 12] = at | p_present | p_write | p_accessed | p_dirty;
-  }
+  make_identity();
+  hash_pages(arena + page_identity * 4096, identity_pages, identity_hash);
   u64* idt = (u64*)(image->background + idt_offset);
   for (u32 i = 0; i < idt_count; i++) {
     const u8* entry = i >= vector_tick && i < vector_tick + 16 ? tick_entry : event_entries + i * 16;
