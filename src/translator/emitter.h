@@ -72,7 +72,7 @@ class Emitter {
   // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned. `aligned`: a misaligned one is a
   // fault of the guest's that comes before the page walk, so it must not come to the tables at all.
   void look_up(unsigned size, Table table, bool aligned = false);
-  void load_entry(Table table, bool may_cross);  // the end of look_up; r9 is the index
+  void load_entry(Table table, bool may_cross);                                              // the end of look_up; r9 is the index
   void operand_address(const Insn& insn, unsigned size, Table table, bool aligned = false);  // all of it for the memory operand: r8, r9
   [[nodiscard]] bool site_unaligned() const { return form_.unaligned; }
   [[nodiscard]] static asmjit::x86::Mem host_memory(unsigned size);  // [r9 + r8]

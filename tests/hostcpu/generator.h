@@ -27,7 +27,8 @@ class Generator {
   // Appends a program and `states` states of it. Everything about it comes from `seed`, except the batch's LDT and background.
   void add_row(Batch& batch, Row row, u64 seed, bool segmented, u32 states);
   // Appends a program made of these bytes alone; `insn` if the decoder knows them. False: it cannot be run, nothing was appended.
-  [[nodiscard]] bool add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end, u32 states);
+  [[nodiscard]] bool add_encoding(Batch& batch, std::span<const u8> bytes, const Insn* insn, u64 seed, bool segmented, bool at_page_end,
+                                  u32 states);
 
   [[nodiscard]] static bool has_room(const Batch& batch, u32 states);
 

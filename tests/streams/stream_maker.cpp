@@ -62,8 +62,8 @@ void show(u64 seed, u32 number, const Stream& s) {
   const StreamRecord& r = s.record;
   fmt::print("seed {} stream {} flags {:x} cr0 {:08x} cr3 {:08x} cr4 {:08x} nxe {} ldt {:04x}\n", seed, number, r.flags, r.cr0, r.cr3,
              r.cr4, r.nxe, r.ldt);
-  fmt::print("cs {:04x} ss {:04x} ds {:04x} es {:04x} fs {:04x} gs {:04x} eflags {:08x}\n", r.state.cs, r.state.ss, r.state.ds,
-             r.state.es, r.state.fs, r.state.gs, r.state.eflags);
+  fmt::print("cs {:04x} ss {:04x} ds {:04x} es {:04x} fs {:04x} gs {:04x} eflags {:08x}\n", r.state.cs, r.state.ss, r.state.ds, r.state.es,
+             r.state.fs, r.state.gs, r.state.eflags);
   for (const Poke& poke : s.pokes) {
     if (poke.offset == r.code_start) continue;
     fmt::print("poke {:05x}", poke.offset);

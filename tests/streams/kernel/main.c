@@ -46,7 +46,7 @@ struct Result {
 
 struct Current current __attribute__((aligned(16)));
 volatile u32 ticks, tick_limit;
-volatile u32 visible_ticks;  // those whose return changed a register
+volatile u32 visible_ticks;                                                                     // those whose return changed a register
 u8 arena[arena_bytes] __attribute__((section(".arena,\"aw\",@nobits#"), aligned(arena_base)));  // behind .bss: modules come behind it
 
 static struct Event events[events_kept] __attribute__((aligned(16)));
