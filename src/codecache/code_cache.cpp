@@ -13,6 +13,8 @@ namespace ring3 {
 namespace {
 
 constexpr unsigned host_shift = 10;
+constexpr std::array<u8, 5> load_jump{0x4F, 0x8D, 0x8C, 0x0F, 0x00};  // the start of lea r9, [r15+r9+state_distance]
+static_assert((contract::state_distance & 0xFF) == 0);
 
 }  // namespace
 
@@ -49,11 +51,16 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   std::memcpy(region_.writable() + next_, translated.code.data(), translated.code.size());
   block.first_exit = static_cast<u32>(exits_.size());
   for (const DirectExit& exit : translated.exits) {
-    patch32(next_ + exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
-    if (exit.number_offset == 0) continue;  // leads out of the page: never linked
-    patch32(next_ + exit.number_offset, static_cast<u32>(exits_.size()));
-    exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, next_ + exit.stub_offset, exit.target});
+    const bool has_stub = exit.kind != ExitKind::table_call;
+    if (has_stub) {
+      patch32(next_ + exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
+      if (exit.number_offset == 0) continue;  // leads out of the page: never linked
+      patch32(next_ + exit.number_offset, static_cast<u32>(exits_.size()));
+    }
+    const u32 stub = has_stub ? next_ + exit.stub_offset : Block::none;
+    exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, stub, exit.target, exit.kind});
     ++block.exit_count;
+    if (exit.kind == ExitKind::landing) join_landing(static_cast<u32>(exits_.size()) - 1);
   }
   for (const InterpretSite& site : translated.interpret_sites) {
     patch32(next_ + site.number_offset, static_cast<u32>(sites_.size()));
@@ -74,6 +81,49 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   return block;
 }
 
+// Both ends of an exit lie in the same page.
+BlockKey CodeCache::target_key(const Exit& exit) const {
+  BlockKey key = blocks_[exit.from].key;
+  key.physical = (key.physical & ~u64{page_mask}) | (exit.target & page_mask);
+  key.linear = exit.target;
+  return key;
+}
+
+u32 CodeCache::find_landing(const BlockKey& key) const {
+  return landings_.find(hash(key), [&](u32 n) { return target_key(exits_[n]) == key; });
+}
+
+// A new landing, or one whose call shared that of a block which is dead now: it becomes the one of its return address if there is none;
+// else its call gives way to the one that is there.
+void CodeCache::join_landing(u32 number) {
+  const u32 with = find_landing(target_key(exits_[number]));
+  if (with == NumberTable::none) {
+    landings_.insert(number, [this](u32 n) { return hash(target_key(exits_[n])); });
+  } else {
+    share_call(number - 1, with - 1);
+  }
+}
+
+// One landing behind an address means one host CALL in front of it. Two guest CALLs may end at the same address, one inside the other.
+void CodeCache::share_call(u32 number, u32 with) {
+  Exit& exit = exits_[number];
+  const Exit& other = exits_[with];
+  if (exit.kind != other.kind || exit.target != other.target || exit.to != Block::none) return;
+  region_.writable()[exit.patch_offset - 1] = 0xE9;
+  patch32(exit.patch_offset, other.patch_offset - 1 - (exit.patch_offset + 4));
+  Block& to = blocks_[other.from];
+  exit.shared = true;
+  exit.to = to.number;
+  exit.next = to.incoming;
+  to.incoming = number;
+}
+
+u32 CodeCache::way_in(const Block& block) const {
+  // The second page of a block that crosses into one may be another one when a link is taken: it is asked for by the jump table alone.
+  const u32 number = block.crosses_page ? NumberTable::none : find_landing(block.key);
+  return number == NumberTable::none ? block.host_offset : exits_[number].patch_offset - 1;
+}
+
 void CodeCache::index_pages(Block& block, u64 second_page) {
   const u32 first = static_cast<u32>(block.key.physical & page_mask);
   const u32 end = first + block.guest_length;
@@ -91,6 +141,15 @@ void CodeCache::index_host(const Block& block) {
 void CodeCache::link(u32 number, Block& to) {
   Exit& exit = exits_[number];
   if (exit.to != Block::none || !blocks_[exit.from].valid || !to.valid) return;
+  if (to.crosses_page) {
+    u8* const stub = region_.writable() + exit.stub_offset;
+    stub[0] = 0x41;  // mov r8d, target
+    stub[1] = 0xB8;
+    patch32(exit.stub_offset + 2, exit.target);
+    stub[6] = 0xE9;
+    patch32(exit.stub_offset + 7, stubs_.jump - (exit.stub_offset + 11));
+    return;
+  }
   patch32(exit.patch_offset, to.host_offset - (exit.patch_offset + 4));
   exit.to = to.number;
   exit.next = to.incoming;
@@ -101,9 +160,15 @@ void CodeCache::link(u32 number, Block& to) {
 // Its target's list is the caller's to mend.
 void CodeCache::unlink(u32 number) {
   Exit& exit = exits_[number];
-  patch32(exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
+  if (exit.kind == ExitKind::table_call) {
+    std::memcpy(region_.writable() + exit.patch_offset - 1, load_jump.data(), load_jump.size());
+  } else {
+    if (exit.kind == ExitKind::call) region_.writable()[exit.patch_offset - 1] = 0xE8;
+    patch32(exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
+  }
   exit.to = exit.next = Block::none;
-  ++counters_.unlinked;
+  if (!exit.shared) ++counters_.unlinked;
+  exit.shared = false;
 }
 
 void CodeCache::remove_incoming(Block& block, u32 number) {
@@ -156,17 +221,26 @@ bool CodeCache::call_look_up(const Block& block, u32 point, u64 host) {
 void CodeCache::kill(Block& block) {
   if (!block.valid) return;
   block.valid = false;
+  orphans_.clear();
   for (u32 number = block.incoming; number != Block::none;) {
     const u32 next = exits_[number].next;
+    if (exits_[number].shared) orphans_.push_back(number);
     unlink(number);
     number = next;
   }
   block.incoming = Block::none;
   for (const u32 number : block.exits()) {
+    if (exits_[number].kind == ExitKind::landing) {
+      const BlockKey behind = target_key(exits_[number]);
+      if (find_landing(behind) == number) landings_.remove(number, hash(behind));
+    }
     const u32 to = exits_[number].to;
     if (to == Block::none) continue;
     remove_incoming(blocks_[to], number);
     unlink(number);
+  }
+  for (const u32 number : orphans_) {
+    if (blocks_[exits_[number].from].valid) join_landing(number + 1);
   }
   // Jump tables may still lead here: mov r8d, EIP; jmp miss.
   u8* entry = region_.writable() + block.host_offset;
@@ -211,6 +285,7 @@ void CodeCache::flush() {
   dead_instructions_ = counted_instructions();
   blocks_.clear();
   by_key_.clear();
+  landings_.clear();
   pages_.clear();
   by_host_.clear();
   exits_.clear();

@@ -54,9 +54,15 @@ class CodeCache {
     u32 patch_offset = 0;    // its 4-byte displacement
     u32 stub_offset = 0;
     u32 target = 0;  // linear address
+    ExitKind kind = ExitKind::jump;
+    bool shared = false;  // a call that leads to that of another block for the same guest instruction
   };
   [[nodiscard]] const Exit& exit(u32 number) const { return exits_[number]; }
-  // Patches the exit's jump so that it leads straight to `to`. No effect if either end is dead.
+  // Where a jump table leads for this block, an offset from the cache's base: to the landing of the CALL in front of it, if one is known,
+  // as that is where the host expects a RET to go; else to the block's start.
+  [[nodiscard]] u32 way_in(const Block& block) const;
+  // Patches the exit's jump so that it leads straight to `to`, or, if that crosses into a page which may be another one next time, to where
+  // the jump table leads. No effect if either end is dead.
   void link(u32 number, Block& to);
 
   struct Site {
@@ -116,6 +122,10 @@ class CodeCache {
   void unlink(u32 number);
   void remove_incoming(Block& block, u32 number);
   [[nodiscard]] bool links_to(const Block& block, u32 number) const;
+  [[nodiscard]] BlockKey target_key(const Exit& exit) const;
+  [[nodiscard]] u32 find_landing(const BlockKey& key) const;
+  void join_landing(u32 number);
+  void share_call(u32 number, u32 with);
   void patch32(u32 offset, u32 value);
 
   CodeRegion& region_;
@@ -123,12 +133,16 @@ class CodeCache {
   u32 next_ = 0;
   std::deque<Block> blocks_;  // in order of host_offset
   NumberTable by_key_;
+  // Exits behind CALLs, by the key of the block that they lead to. A CALL that several blocks contain has one landing all the same: the
+  // first block's, whose host CALL the others jump to.
+  NumberTable landings_;
   PageIndex pages_;
   std::vector<u32> by_host_;  // per KiB of host code: the first block that starts in it or behind it
   std::deque<Exit> exits_;
   std::deque<StoredSite> sites_;
   ByteArena points_;
   std::vector<u8> stream_;        // of the block that is being installed
+  std::vector<u32> orphans_;      // calls that shared one of the block that is being killed
   std::vector<u32> victims_;      // of the invalidation that is going on
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<u64> execution_counters_;

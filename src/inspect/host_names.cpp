@@ -68,6 +68,7 @@ std::string stub_name(const Stubs& stubs, u64 at) {
   const std::pair<u32, std::string_view> all[] = {{stubs.miss, "miss"},
                                                   {stubs.exit_link, "exit_link"},
                                                   {stubs.exit_lookup, "exit_lookup"},
+                                                  {stubs.jump, "jump_by_table"},
                                                   {stubs.exit_interpret, "exit_interpret"},
                                                   {stubs.interpret, "interpret"},
                                                   {stubs.exit_fault, "exit_fault"},

@@ -4,7 +4,8 @@
 //   guest esp                           r12, upper half zero at every instruction boundary
 //   guest CF PF AF ZF SF OF DF          host RFLAGS, live at every instruction boundary; glue never changes them
 //   x87, MMX, SSE                       the host's own, if CpuState::fpu_live
-//   rsp                                 the return region: never guest data, never the runtime's stack
+//   rsp                                 the return region: never guest data, never the runtime's stack. Its contents are a guess of where
+//                                       guest RETs will go, but for what glue has pushed
 //   r8 r9 r11                           scratch
 //   r10                                 the constant 10: shift count of the four-byte table look-up
 //   r13                                 tables of the current context (layout below)

@@ -10,15 +10,20 @@ using namespace contract;
 bool Emitter::in_page(u32 target) const { return (target >> page_shift) == (key_.linear >> page_shift) && !block_->crosses_page; }
 
 // Emits `opcode` and a 4-byte displacement that the code cache patches when it links the exit.
-void Emitter::patchable_jump(std::initializer_list<u8> opcode, u32 target) {
+void Emitter::patchable_jump(std::initializer_list<u8> opcode, u32 target, ExitKind kind) {
   a_.embed(opcode.begin(), opcode.size());
-  pending_exits_.push_back({static_cast<u32>(a_.offset()), 0, 0, target});
+  pending_exits_.push_back({static_cast<u32>(a_.offset()), 0, 0, target, kind});
   a_.embedUInt32(0);
 }
 
-void Emitter::jump_table() {
+void Emitter::load_jump(bool shared) {
   a_.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(contract::jump_table)));
+  if (shared) pending_exits_.push_back({static_cast<u32>(a_.offset()) + 1, 0, 0, linear(), ExitKind::table_call});
   a_.lea(x86::r9, x86::ptr(x86::r15, x86::r9, 0, static_cast<i32>(state_distance)));
+}
+
+void Emitter::jump_table() {
+  load_jump();
   a_.jmp(x86::r9);
 }
 
@@ -32,14 +37,13 @@ void Emitter::check_target(const Gp& eip) {
   check_sign();
 }
 
-void Emitter::jump_indirect(const Gp& eip) {
+void Emitter::target_linear(const Gp& eip) {
   if (key_.cs_base != 0) {
     a_.mov(x86::r9d, key_.cs_base);
     a_.lea(x86::r8d, x86::ptr(eip, x86::r9));
   } else if (eip != x86::r8) {
     a_.mov(x86::r8d, eip.r32());
   }
-  jump_table();
 }
 
 void Emitter::jump_direct(u32 target) {
@@ -51,8 +55,40 @@ void Emitter::jump_direct(u32 target) {
   jump_table();
 }
 
+void Emitter::call_direct(u32 target) {
+  if (!options_.optimizations.on(Optimization::returns)) {
+    jump_direct(target);
+  } else if (in_page(target)) {
+    patchable_jump({0xE8}, target, ExitKind::call);
+    landing();
+  } else {
+    a_.mov(x86::r8d, target);
+    call_table();
+  }
+}
+
+void Emitter::call_table() {
+  if (!options_.optimizations.on(Optimization::returns)) {
+    jump_table();
+    return;
+  }
+  load_jump(in_page(next_linear()));
+  a_.call(x86::r9);
+  landing();
+}
+
+// Nothing comes here but a guest's RET. The return address is looked up like any other, its slot of the jump table leads here if it is in
+// the same page, and then the host has predicted the RET. The host's return region holds nothing that counts: RET writes what it pops.
+void Emitter::landing() {
+  if (in_page(next_linear())) patchable_jump({0xE9}, next_linear(), ExitKind::landing);
+}
+
 void Emitter::emit_cold_exits(TranslatedBlock& out) {
   for (DirectExit exit : pending_exits_) {
+    if (exit.kind == ExitKind::table_call) {
+      out.exits.push_back(exit);
+      continue;
+    }
     exit.stub_offset = static_cast<u32>(a_.offset());
     if (in_page(exit.target)) {
       a_.mov(field(offset::eip, 4), exit.target);
@@ -89,7 +125,8 @@ bool Emitter::emit_control(const Insn& insn) {
           a_.mov(x86::r8d, gpr32(o.reg));
         }
         check_target(x86::r8);
-        jump_indirect(x86::r8);
+        target_linear(x86::r8);
+        jump_table();
       }
       break;
     case Row::call:
@@ -106,9 +143,10 @@ bool Emitter::emit_control(const Insn& insn) {
       a_.mov(host_memory(4), next_eip());
       a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
       if (direct) {
-        jump_direct(target);
+        call_direct(target);
       } else {
-        jump_indirect(x86::r11);
+        target_linear(x86::r11);
+        call_table();
       }
       break;
     case Row::ret:
@@ -118,7 +156,14 @@ bool Emitter::emit_control(const Insn& insn) {
       a_.mov(x86::r8d, host_memory(4));
       check_target(x86::r8);
       a_.lea(x86::r12d, x86::ptr(x86::r12, static_cast<i32>(4 + (insn.operand_count != 0 ? insn.imm & 0xFFFFu : 0))));
-      jump_indirect(x86::r8);
+      target_linear(x86::r8);
+      if (options_.optimizations.on(Optimization::returns)) {
+        load_jump();
+        a_.mov(x86::qword_ptr(x86::rsp), x86::r9);
+        a_.ret();
+      } else {
+        jump_table();
+      }
       break;
     case Row::loop:
     case Row::loope:

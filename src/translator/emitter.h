@@ -95,12 +95,16 @@ class Emitter {
   bool emit_conditional(const Insn& insn);
   bool emit_loop(const Insn& insn);
   void jump_direct(u32 target);                       // inline, ends the path
+  void call_direct(u32 target);                       // the same, by a call of the host if `returns` is on
+  void call_table();                                  // the same, to the linear address in r8d
+  void landing();                                     // behind the call; ends the path
   [[nodiscard]] bool within_limit(u32 target) const;  // a linear address, against the limit of CS
   void check_target(const Gp& eip);                   // 64-bit name of the register; faults beyond the limit of CS
-  void jump_indirect(const Gp& eip);                  // without poll
+  void target_linear(const Gp& eip);                  // r8d
   void jump_table();                                  // to the linear address in r8d
+  void load_jump(bool shared = false);                // r9 = host address for the linear address in r8d
   [[nodiscard]] bool in_page(u32 target) const;
-  void patchable_jump(std::initializer_list<u8> opcode, u32 target);
+  void patchable_jump(std::initializer_list<u8> opcode, u32 target, ExitKind kind = ExitKind::jump);
   void emit_cold_exits(TranslatedBlock& out);
   bool emit_string(const Insn& insn);
   void string_pointer(const Gp& pointer, const Gp& distance, Seg segment, Table table, const asmjit::Label& bail);

@@ -13,7 +13,8 @@
   X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")                               \
   X(views, "views", "memory tables outlive MOV CR3: compared with the guest's page tables, not emptied")            \
   X(jumps_ahead, "jumps-ahead", "the first look-up on a page fills the jump table for all known code of that page") \
-  X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")
+  X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")           \
+  X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor")
 
 namespace ring3 {
 

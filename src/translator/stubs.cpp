@@ -169,6 +169,11 @@ Stubs emit_stubs(u64 base, std::vector<u8>& code) {
   leave(stubs.exit_fault, ExitReason::host_fault);
   emit_exit(a, p);
   a.align(AlignMode::kCode, 16);
+  stubs.jump = static_cast<u32>(a.offset());
+  a.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(jump_table)));
+  a.lea(x86::r9, x86::ptr(x86::r15, x86::r9, 0, static_cast<i32>(state_distance)));
+  a.jmp(x86::r9);
+  a.align(AlignMode::kCode, 16);
   stubs.interpret = static_cast<u32>(a.offset());
   emit_interpret(a, p);
   a.align(AlignMode::kCode, 16);

@@ -14,6 +14,7 @@ namespace ring3 {
 struct Stubs {
   u32 miss = 0;            // in: r8d = linear address (= EIP) that has no block
   u32 exit_link = 0;       // in: CpuState.eip and exit_argument are stored
+  u32 jump = 0;            // in: r8d = linear address to go to, by the jump table
   u32 exit_lookup = 0;     // in: CpuState.eip is stored
   u32 exit_interpret = 0;  // in: exit_argument is stored
   u32 interpret = 0;       // as exit_interpret, but calls the runtime and goes on in the cache if it can

@@ -19,13 +19,21 @@ struct InsnPoint {
   bool moves_fip = false;   // a non-control x87 instruction
 };
 
+enum class ExitKind : u8 {
+  jump,
+  call,        // a CALL of the host for a guest's CALL, with the displacement that leads to its target
+  table_call,  // the same by the jump table: the `lea r9` in front of it, which the code cache may overwrite; there is no stub
+  landing,     // the jump behind either of these to the code at the return address, whose jump-table slot leads to the landing
+};
+
 // A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the
-// stub at `stub_offset` until the code cache links it.
+// stub at `stub_offset` until the code cache links it. A landing comes right behind its call in the list.
 struct DirectExit {
   u32 patch_offset = 0;
   u32 stub_offset = 0;
   u32 number_offset = 0;  // 4-byte immediate in the stub: the exit's number, filled in by the code cache
   u32 target = 0;         // linear address
+  ExitKind kind = ExitKind::jump;
 };
 
 // A place where emitted code asks the runtime to interpret the instruction at `point`.

@@ -19,9 +19,8 @@ namespace ring3 {
 
 namespace {
 
-constexpr u64 return_region_size = u64{64} * 1024;  // between two guards of the same size
-constexpr u32 fpu_credit = 64;                      // exits that the FPU state survives in host registers without proof of use
-constexpr u64 event_period = 10'000'000;            // ns; host input is looked at this often even if no device timer is due
+constexpr u32 fpu_credit = 64;            // exits that the FPU state survives in host registers without proof of use
+constexpr u64 event_period = 10'000'000;  // ns; host input is looked at this often even if no device timer is due
 const BlockKey no_mode{0, 0, ~0u, 0, 0};
 constexpr u64 table_miss_limit = (u64{4} << 30) + u64{64} * 1024;
 
@@ -31,12 +30,12 @@ u64 now() {
   return static_cast<u64>(t.tv_sec) * 1'000'000'000u + static_cast<u64>(t.tv_nsec);
 }
 
-u64 make_return_region() {
-  void* p = mmap(nullptr, 3 * return_region_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+ReturnRegion make_return_region() {
+  void* p = mmap(nullptr, 3 * ReturnRegion::size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw UserError("cannot reserve the return region: the host refuses more memory (ulimit -v)");
-  u8* middle = static_cast<u8*>(p) + return_region_size;
-  if (mprotect(middle, return_region_size, PROT_READ | PROT_WRITE) != 0) throw UserError("cannot map the return region");
-  return reinterpret_cast<u64>(p);
+  u8* middle = static_cast<u8*>(p) + ReturnRegion::size;
+  if (mprotect(middle, ReturnRegion::size, PROT_READ | PROT_WRITE) != 0) throw UserError("cannot map the return region");
+  return {reinterpret_cast<u64>(middle)};
 }
 
 TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, bool lockstep) {
@@ -75,7 +74,7 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
 
 BtEngine::~BtEngine() {
   v_.mem.set_watcher(nullptr);
-  munmap(reinterpret_cast<void*>(return_region_), 3 * return_region_size);
+  munmap(reinterpret_cast<void*>(return_region_.begin - ReturnRegion::size), 3 * ReturnRegion::size);
 }
 
 void BtEngine::reset() {
@@ -88,11 +87,11 @@ void BtEngine::reset() {
 }
 
 StopInfo BtEngine::run() {
-  guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs());
+  guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs(), return_region_);
   v_.s.link.engine = reinterpret_cast<u64>(this);
   v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);
   v_.s.link.fill = reinterpret_cast<u64>(&fill_entry);
-  v_.s.link.return_stack = return_region_ + return_region_size + return_region_size / 2;
+  v_.s.link.return_stack = return_region_.middle();
   const u64 start_cycles = __rdtsc();
   const u64 start_ns = now();
   v_.bus.service();

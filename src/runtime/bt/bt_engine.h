@@ -123,6 +123,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
   void fill_jumps_ahead(const Block& block);
+  void lead_to_landing(u32 linear, BlockKey key);
   Block* translate(const BlockKey& key, PhysAddr physical);
   void stop_before_breakpoint();  // shortens guest_
   [[nodiscard]] bool second_page(u32 linear, PhysAddr& out);
@@ -150,7 +151,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   u64 armed_ = 0;
   u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
   u64 run_ns_ = 0;
-  u64 return_region_ = 0;
+  ReturnRegion return_region_;
   u32 fpu_credit_ = 0;
   u32 link_exit_ = ~0u;  // direct exit to link once its target is known
   u64 link_generation_ = 0;

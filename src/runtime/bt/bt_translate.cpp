@@ -52,7 +52,7 @@ Block* BtEngine::find_or_translate() {
   }
   if (options_.chain) {
     const u32 second = ((linear >> page_shift) + 1) & (linear_page_count - 1);
-    const bool first = v_.mem.set_jump(linear, block->host_offset, std::span(&second, block->crosses_page ? 1 : 0));
+    const bool first = v_.mem.set_jump(linear, cache_.way_in(*block), std::span(&second, block->crosses_page ? 1 : 0));
     if (first && options_.translator.optimizations.on(Optimization::jumps_ahead)) fill_jumps_ahead(*block);
   }
   return block;
@@ -68,7 +68,7 @@ void BtEngine::fill_jumps_ahead(const Block& block) {
     if (!other.valid || other.crosses_page || !other.key.same_mode(block.key)) continue;
     if ((other.key.linear ^ block.key.linear) >> page_shift != 0 || other.key.physical >> page_shift != block.key.physical >> page_shift)
       continue;
-    (void)v_.mem.set_jump(other.key.linear, other.host_offset);
+    (void)v_.mem.set_jump(other.key.linear, cache_.way_in(other));
     ++counters_.jumps_ahead;
   }
 }
@@ -104,8 +104,22 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   if (guest_.crosses_page) v_.mem.watch_code(second);
   Block& block = cache_.install(guest_, second.value, translated_, counter);
   keep_sites(guest_, block, translated_);
+  if (options_.chain) {
+    for (const DirectExit& exit : translated_.exits) {
+      if (exit.kind == ExitKind::landing) lead_to_landing(exit.target, key);
+    }
+  }
   if (v_.traces(Trace::blocks)) trace_block(*v_.trace, block, cache_.base());
   return &block;
+}
+
+// The translation of a CALL is new, and RETs were led to the code behind it already: from now on the host shall predict them.
+void BtEngine::lead_to_landing(u32 linear, BlockKey key) {
+  const auto* jumps = reinterpret_cast<const u32*>(v_.s.link.context + contract::jump_table);
+  if (jumps[linear] == 0) return;
+  key.physical = (key.physical & ~u64{page_mask}) | (linear & page_mask);
+  key.linear = linear;
+  if (const Block* const block = cache_.find(key)) (void)v_.mem.set_jump(linear, cache_.way_in(*block));
 }
 
 // An instruction with a breakpoint is not translated, and no block runs into it.

@@ -51,6 +51,18 @@ void pass_on(int signal, siginfo_t* info, void* context) {
   }
 }
 
+// The stack of emitted code has met one of its guards: it goes on from the middle, with the words that glue has on it, and the host
+// instruction is done again.
+bool recentre(const FaultGuard::Record& r, const siginfo_t* info, ucontext_t* uc) {
+  const u64 address = reinterpret_cast<u64>(info->si_addr);
+  if (info->si_code != SEGV_ACCERR || !r.returns.guards(address)) return false;
+  greg_t& rsp = uc->uc_mcontext.gregs[REG_RSP];
+  const u64 old = static_cast<u64>(rsp);
+  if (address < r.returns.begin) std::memcpy(reinterpret_cast<void*>(r.returns.middle()), reinterpret_cast<void*>(old), ReturnRegion::glue);
+  rsp = static_cast<greg_t>(r.returns.middle());
+  return true;
+}
+
 void on_fault(int signal, siginfo_t* info, void* context) {
   if (info->si_code <= 0) {  // sent by somebody (kill): not a fault of any code
     struct sigaction fallback {};
@@ -62,6 +74,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   auto* uc = static_cast<ucontext_t*>(context);
   u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
   FaultGuard::Record* r = current;
+  if (signal == SIGSEGV && r != nullptr && recentre(*r, info, uc)) return;
   if (r != nullptr && pc >= r->look_up_begin && pc < r->look_up_end) {  // the table load of a stub, with an index that is none
     pc = *reinterpret_cast<const u64*>(uc->uc_mcontext.gregs[REG_RSP]) - 1;
   }
@@ -98,7 +111,7 @@ void install_handlers() {
 
 }  // namespace
 
-FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs) {
+FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs, const ReturnRegion& returns) {
   static std::once_flag once;
   std::call_once(once, install_handlers);
   const u64 base = reinterpret_cast<u64>(region.code());
@@ -108,6 +121,7 @@ FaultGuard::FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stu
   record_.look_up_begin = base + stubs.look_up_begin;
   record_.look_up_end = base + stubs.look_up_end;
   record_.exit_fault = base + stubs.exit_fault;
+  record_.returns = returns;
 
   // Emitted code has no stack that a signal frame would fit on.
   void* stack = mmap(nullptr, alternate_stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -19,11 +19,23 @@ struct HostFault {
   bool address_known = false;  // false: a general-protection fault, the CPU does not say where (non-canonical address)
 };
 
+// The stack that emitted code runs on, between two guards without access rights of the same size. Guests take more from it than they put
+// there, or less: it starts in the middle again when it meets a guard, because what it holds is only what the host predicts from, and the
+// few words that glue has pushed.
+struct ReturnRegion {
+  static constexpr u64 size = u64{64} * 1024;
+  static constexpr u64 glue = 128;  // bytes that glue may have pushed
+
+  u64 begin = 0;
+  [[nodiscard]] u64 middle() const { return begin + size / 2; }
+  [[nodiscard]] bool guards(u64 address) const { return address - (begin - size) < 3 * size && address - begin >= size; }
+};
+
 // While it lives, this thread's faults in the blocks of `region` go to its exit stub; those in look-up stubs count as the caller's.
 // One at a time per thread.
 class FaultGuard {
  public:
-  FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs);
+  FaultGuard(CpuState& cpu, const CodeRegion& region, const Stubs& stubs, const ReturnRegion& returns);
   ~FaultGuard();
   FaultGuard(const FaultGuard&) = delete;
   FaultGuard& operator=(const FaultGuard&) = delete;
@@ -42,6 +54,7 @@ class FaultGuard {
     u64 look_up_begin = 0;
     u64 look_up_end = 0;
     u64 exit_fault = 0;
+    ReturnRegion returns;
     HostFault fault;
     volatile std::sig_atomic_t event = 0;
   };
