@@ -36,8 +36,9 @@ event:
   pop dword ptr current + CUR_EAX
   pop dword ptr current + CUR_VECTOR
   pop dword ptr current + CUR_ERROR
-  push 0                              # error code and EFLAGS are taken from the frame: QEMU's differ in ways that are known (run_streams)
-  lea esp, [esp + 4]
+  push 0                              # vector, error code and EFLAGS are taken from the stack: QEMU's differ in ways that are known
+  push 0                              # (run_streams)
+  lea esp, [esp + 8]
   pop dword ptr current + CUR_EIP
   pop dword ptr current + CUR_CS
   pop dword ptr current + CUR_EFLAGS
