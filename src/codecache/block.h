@@ -10,9 +10,23 @@
 #include "codecache/point_stream.h"
 #include "guest/block_key.h"
 
-#include <ranges>
-
 namespace ring3 {
+
+// Consecutive numbers, for loops. (clang 14, which builds the fuzz targets, does not know std::views.)
+struct Numbers {
+  struct Iterator {
+    u32 at;
+    u32 operator*() const { return at; }
+    Iterator& operator++() {
+      ++at;
+      return *this;
+    }
+    bool operator!=(const Iterator& other) const { return at != other.at; }
+  };
+  u32 first, last;  // `last` is behind them
+  [[nodiscard]] Iterator begin() const { return {first}; }
+  [[nodiscard]] Iterator end() const { return {last}; }
+};
 
 struct Block {
   static constexpr u32 none = ~0u;
@@ -40,7 +54,7 @@ struct Block {
     return reader.next();
   }
   // Numbers of its direct exits.
-  [[nodiscard]] auto exits() const { return std::views::iota(first_exit, first_exit + exit_count); }
+  [[nodiscard]] Numbers exits() const { return {first_exit, first_exit + exit_count}; }
 };
 
 }  // namespace ring3
