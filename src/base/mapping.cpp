@@ -43,10 +43,17 @@ Mapping Mapping::sparse(u64 size) {
   return {data, size};
 }
 
-bool Mapping::map_file(u64 offset, u64 size, int fd, u64 file_offset) const {
-  void* address =
-      mmap(data_ + offset, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, static_cast<off_t>(file_offset));
-  return address != MAP_FAILED;
+bool Mapping::map_file(u64 offset, u64 size, int fd, u64 file_offset, bool writable, bool populate) const {
+  const int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE | (populate ? MAP_POPULATE : 0);
+  const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
+  return mmap(data_ + offset, size, protection, flags, fd, static_cast<off_t>(file_offset)) != MAP_FAILED;
+}
+
+bool Mapping::write_protect(u64 offset, u64 size) const { return mprotect(data_ + offset, size, PROT_READ) == 0; }
+
+bool Mapping::close(u64 offset, u64 size) const {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  return mmap(data_ + offset, size, PROT_NONE, flags, -1, 0) != MAP_FAILED;
 }
 
 void Mapping::discard(u64 offset, u64 size) const { (void)madvise(data_ + offset, size, MADV_DONTNEED); }

@@ -25,8 +25,12 @@ class Mapping {
   [[nodiscard]] u8* data() const { return data_; }
   [[nodiscard]] u64 size() const { return size_; }
 
-  // Maps `size` bytes of `fd` from `file_offset`, shared, readable and writable, over this mapping from byte `offset`.
-  [[nodiscard]] bool map_file(u64 offset, u64 size, int fd, u64 file_offset) const;
+  // Maps `size` bytes of `fd` from `file_offset`, shared, over this mapping from byte `offset`; readable, and writable if asked for.
+  // `populate`: its page tables are filled at once.
+  [[nodiscard]] bool map_file(u64 offset, u64 size, int fd, u64 file_offset, bool writable = true, bool populate = false) const;
+  // Makes [offset, offset + size) read-only; address space only, as `reserve` does. False: the host refuses, errno says why.
+  [[nodiscard]] bool write_protect(u64 offset, u64 size) const;
+  [[nodiscard]] bool close(u64 offset, u64 size) const;
   // Makes [offset, offset + size) of a private mapping read as zero again and gives its memory back.
   void discard(u64 offset, u64 size) const;
 

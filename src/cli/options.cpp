@@ -31,6 +31,7 @@ struct Texts {
   std::string check;
   std::string cache_size;
   std::string max_block;
+  std::string windows_after;
   std::string interpret;
   std::string opt;
   std::vector<std::string> modules;
@@ -78,6 +79,15 @@ u32 parse_max_block(const std::string& text) {
   const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   if (error != std::errc{} || stop != text.data() + text.size() || number < 1 || number > largest)
     throw UserError(fmt::format("--max-block {}: not a number of instructions from 1 to {}", in_quotes(text), largest));
+  return number;
+}
+
+u32 parse_windows_after(const std::string& text) {
+  constexpr u32 largest = 1'000'000;
+  u32 number = 0;
+  const auto [stop, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || stop != text.data() + text.size() || number > largest)
+    throw UserError(fmt::format("--windows-after {}: not a number of timer ticks from 0 to {}", in_quotes(text), largest));
   return number;
 }
 
@@ -147,6 +157,7 @@ void understand_engine(const Texts& texts, Options& options) {
   const std::pair<const char*, bool> translating[] = {{"--check", !texts.check.empty()},
                                                       {"--cache-size", !texts.cache_size.empty()},
                                                       {"--max-block", !texts.max_block.empty()},
+                                                      {"--windows-after", !texts.windows_after.empty()},
                                                       {"--no-chain", texts.no_chain},
                                                       {"--interpret", !texts.interpret.empty()},
                                                       {"--opt", !texts.opt.empty()},
@@ -172,6 +183,7 @@ void understand_engine(const Texts& texts, Options& options) {
   if (!texts.cache_size.empty()) machine.cache_bytes = parse_cache_size(texts.cache_size);
   if (!texts.interpret.empty()) machine.bt.translator.interpreted_families = parse_families(texts.interpret);
   if (!texts.opt.empty()) machine.bt.translator.optimizations = parse_optimizations(texts.opt);
+  if (!texts.windows_after.empty()) machine.bt.window_after = parse_windows_after(texts.windows_after);
   if (!texts.max_block.empty()) machine.bt.max_block = parse_max_block(texts.max_block);
 }
 
@@ -202,6 +214,9 @@ void define(CLI::App& run, Options& options, Texts& texts) {
       ->type_name("NAME");
   option("--check", texts.check, "lockstep: run every block in both engines and stop at the first difference")->type_name("NAME");
   option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
+  option("--windows-after", texts.windows_after,
+         "map guest memory for real for code that was running at this many timer ticks (3; 0: for all code)")
+      ->type_name("N");
   option("--max-block", texts.max_block, "translate at most this many guest instructions at a time")->type_name("N");
   run.add_flag("--no-chain", texts.no_chain, "return to the runtime after every block");
   option("--interpret", texts.interpret,

@@ -98,7 +98,8 @@ std::string mode_names(u32 bits) {
                                                         {mode::ds_es_ss_flat, "data-flat"},
                                                         {mode::osfxsr, "osfxsr"},
                                                         {mode::tsc_faults, "tsc-faults"},
-                                                        {mode::x87_unmasked, "x87-unmasked"}};
+                                                        {mode::x87_unmasked, "x87-unmasked"},
+                                                        {mode::window, "window"}};
   std::string text;
   const auto add = [&text](std::string_view name) {
     if (!text.empty()) text += ' ';

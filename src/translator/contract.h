@@ -9,6 +9,7 @@
 //   r8 r9 r11                           scratch
 //   r10                                 the constant 10: shift count of the four-byte table look-up
 //   r13                                 tables of the current context (layout below)
+//   r14                                 its window: r13 + contract::window
 //   r15                                 CpuState*; the code cache lies at a fixed distance behind it
 //
 // A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss (entry 0) faults because the host's low
@@ -16,6 +17,10 @@
 // finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the runtime to fill the
 // tables (translator/stubs.h) and returns with an entry or leaves. Every access of an instruction precedes its first change of guest state,
 // so that the runtime can execute the whole instruction again in the interpreter.
+//
+// In blocks with mode::window an access is one host access at r14 + linear address. What is not mapped there faults: the runtime maps it,
+// if the tables have an entry, or interprets the instruction. An address that is formed with 64 bits may miss the 4 GiB by as much as the
+// guards hold.
 //
 // A segment check is a load beside the page limit_guard, at an index of -1 when the access is inside and 0 or 1 when it is not.
 //
@@ -35,7 +40,13 @@ inline constexpr u64 read_table = 0;
 inline constexpr u64 write_table = u64{linear_page_count} * 8;
 // Jump table: 4 bytes per linear address: offset of the block from the code cache's base, 0 = the miss stub.
 inline constexpr u64 jump_table = 2 * write_table;
-inline constexpr u64 context_size = jump_table + (u64{4} << 32);
+inline constexpr u64 tables_size = jump_table + (u64{4} << 32);
+// The window: the context's linear address space, mapped for real where the tables have an entry and it was asked for. The guards hold
+// [reg + disp] with any displacement before it, and [reg * 8 + disp] behind it.
+inline constexpr u64 linear_size = u64{1} << 32;
+inline constexpr u64 window = tables_size + (u64{2} << 30);
+inline constexpr u64 window_end = window + linear_size + (u64{32} << 30);
+inline constexpr u64 context_size = window_end;
 
 // CpuState stands this far before the code cache's base (r15 + state_distance = offset 0 of the cache).
 inline constexpr u32 state_distance = 0x10000;

@@ -1,5 +1,7 @@
 // The guest's own instruction with host registers and host memory: prefixes, ModRM and SIB are rebuilt by hand from the decoder's
 // offsets, so that what runs is what the guest wrote.
+#include <cstring>
+
 #include "frontend/alignment.h"
 #include "translator/emitter.h"
 
@@ -93,15 +95,25 @@ void Emitter::reencode(const Insn& insn, unsigned substituted) {
     modrm = 0;
     has_modrm = true;
   }
+  std::array<u8, 5> address{};  // SIB and displacement
+  u32 address_length = 0;
   if (insn.has_memory) {
-    rex |= rex_base | rex_x | rex_b;
-    modrm = static_cast<u8>((modrm & 0x38u) | 4u);  // mod 00, SIB
+    const u32 index = place_.index.id();
+    rex |= rex_base | rex_b;
+    if (index >= 8) rex |= rex_x;
+    const i32 displacement = place_.displacement;
+    const bool byte = displacement == static_cast<i8>(displacement);
+    const u32 mod = displacement == 0 ? 0 : byte ? 1 : 2;
+    modrm = static_cast<u8>((modrm & 0x38u) | mod << 6 | 4u);  // SIB
+    address[0] = static_cast<u8>(place_.shift << 6 | (index & 7u) << 3 | (place_.base.id() & 7u));
+    std::memcpy(&address[1], &displacement, sizeof displacement);
+    address_length = mod == 0 ? 1 : mod == 1 ? 2 : 5;
   }
 
   if (rex != 0) put(rex);
   for (u32 i = 0; i < opcode_length; ++i) put(opcode[i]);
   if (has_modrm) put(modrm);
-  if (insn.has_memory) put(0x01);  // SIB: [r9 + r8]
+  for (u32 i = 0; i < address_length; ++i) put(address[i]);
   for (u32 i = 0; i < insn.imm_size; ++i) put(insn.bytes[insn.imm_offset + i]);
   a_.embed(out.data(), n);
 }

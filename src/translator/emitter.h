@@ -3,6 +3,8 @@
 
 #include <asmjit/x86.h>
 
+#include <bit>
+
 #include "frontend/guest_block.h"
 #include "translator/assembler.h"
 #include "translator/contract.h"
@@ -69,13 +71,29 @@ class Emitter {
   // may reach over offset FFFFFFFFh.
   void to_linear(Seg segment, unsigned size, Table table, bool may_wrap = true);
   void check_sign();  // faults unless r9 is negative
-  // r9 = table entry for the access of `size` bytes at r8d. Clobbers r11 when the site is unaligned. `aligned`: a misaligned one is a
-  // fault of the guest's that comes before the page walk, so it must not come to the tables at all.
+  // Where host_memory is: the window or r9, plus a register.
+  struct Place {
+    Gp base = asmjit::x86::r9;
+    Gp index = asmjit::x86::r8;
+    u32 shift = 0;
+    i32 displacement = 0;
+  };
+  // Makes the access of `size` bytes at r8d possible: r9 = table entry, or nothing in a window. Clobbers r11 when the site is unaligned.
+  // `aligned`: a misaligned one is a fault of the guest's that comes before the page walk, so it must not come to the tables at all.
   void look_up(unsigned size, Table table, bool aligned = false);
   void load_entry(Table table, bool may_cross);                                              // the end of look_up; r9 is the index
-  void operand_address(const Insn& insn, unsigned size, Table table, bool aligned = false);  // all of it for the memory operand: r8, r9
-  [[nodiscard]] bool site_unaligned() const { return form_.unaligned; }
-  [[nodiscard]] static asmjit::x86::Mem host_memory(unsigned size);  // [r9 + r8]
+  void operand_address(const Insn& insn, unsigned size, Table table, bool aligned = false);  // all of it for the memory operand
+  [[nodiscard]] bool in_window() const { return (key_.mode & mode::window) != 0 && !form_.tables; }
+  [[nodiscard]] bool site_unaligned() const { return form_.unaligned && !in_window(); }
+  // The address is [register + displacement], or [register * scale + displacement], of a flat segment in a window: nothing to compute.
+  bool place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement);
+  bool place_directly(const Insn& insn);
+  // A store of several parts may have written the first when it faults (FSTP of a real of 80 bits does): the tables answer for all of it.
+  [[nodiscard]] bool fits_window(unsigned size, Table table) const {
+    return in_window() && (table == Table::read || (std::has_single_bit(size) && size <= 16));
+  }
+  void register_operand(const Gp& base, i32 displacement, Seg segment, unsigned size, Table table);  // [base + displacement]
+  [[nodiscard]] asmjit::x86::Mem host_memory(unsigned size) const;  // what the last look-up or placing led to
 
   // --- copy.cpp: the guest's own instruction, re-encoded ---
   bool emit_copy(const Insn& insn);
@@ -90,7 +108,7 @@ class Emitter {
   bool emit_push(const Insn& insn);
   bool emit_pop(const Insn& insn);
   bool emit_leave(const Insn& insn);
-  void stack_slot(i32 displacement, unsigned size, Table table);  // r8, r9 for [esp + displacement]
+  void stack_slot(i32 displacement, unsigned size, Table table);  // [esp + displacement]
   bool emit_control(const Insn& insn);
   bool emit_conditional(const Insn& insn);
   bool emit_loop(const Insn& insn);
@@ -127,6 +145,7 @@ class Emitter {
   u32 index_ = 0;
   u32 guest_offset_ = 0;
   SiteForm form_;  // of the current instruction
+  Place place_;
   bool fpu_checked_ = false;
   bool x87_moved_ = false;  // x87_eip_ is not stored yet
   u32 x87_eip_ = 0;

@@ -76,7 +76,39 @@ void Emitter::to_linear(Seg segment, unsigned size, Table table, bool may_wrap) 
   a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
 }
 
+bool Emitter::place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement) {
+  // A displacement far below 0 is an address in the upper half that only 32 bits reach.
+  constexpr i32 least = -0x10000;
+  if (form_.wraps || segment_form(segment) != SegmentForm::flat || displacement < least) return false;
+  place_ = {x86::r14, index, shift, displacement};
+  return true;
+}
+
+bool Emitter::place_directly(const Insn& insn) {
+  const MemOperand& m = insn.mem;
+  if (insn.address_size != 4 || (m.base != no_reg) == (m.index != no_reg)) return false;
+  const bool scaled = m.base == no_reg;
+  const u32 shift = scaled ? static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale))) : 0;
+  return place_directly(m.segment, gpr64(scaled ? m.index : m.base), shift, static_cast<i32>(m.displacement));
+}
+
+void Emitter::register_operand(const Gp& base, i32 displacement, Seg segment, unsigned size, Table table) {
+  if (fits_window(size, table) && place_directly(segment, base, 0, displacement)) return;
+  if (displacement == 0) {
+    a_.mov(x86::r8d, base.r32());
+  } else {
+    a_.lea(x86::r8d, x86::ptr(base, displacement));
+  }
+  to_linear(segment, size, table);
+  look_up(size, table);
+}
+
 void Emitter::look_up(unsigned size, Table table, bool aligned) {
+  if (fits_window(size, table)) {
+    place_ = {x86::r14, x86::r8, 0, 0};
+    return;
+  }
+  place_ = {};
   if ((site_unaligned() && !aligned) || !std::has_single_bit(size) || size > 16) {
     // Compares the pages of the first and the last byte; 44 shifts by 12 where 5 bits count and by 44 where 6 do. A crossing gives an
     // index outside the user half of the address space.
@@ -124,12 +156,13 @@ void Emitter::load_entry(Table table, bool may_cross) {
 }
 
 void Emitter::operand_address(const Insn& insn, unsigned size, Table table, bool aligned) {
+  if (fits_window(size, table) && place_directly(insn)) return;
   effective_address(insn, x86::r8d);
   const bool fixed = insn.mem.base == no_reg && insn.mem.index == no_reg;
   to_linear(insn.mem.segment, size, table, !fixed || insn.mem.displacement + (size - 1) < insn.mem.displacement);
   look_up(size, table, aligned);
 }
 
-x86::Mem Emitter::host_memory(unsigned size) { return x86::Mem(x86::r9, x86::r8, 0, 0, size); }
+x86::Mem Emitter::host_memory(unsigned size) const { return x86::Mem(place_.base, place_.index, place_.shift, place_.displacement, size); }
 
 }  // namespace ring3

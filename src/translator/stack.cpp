@@ -5,15 +5,7 @@ namespace ring3 {
 
 using namespace asmjit;
 
-void Emitter::stack_slot(i32 displacement, unsigned size, Table table) {
-  if (displacement == 0) {
-    a_.mov(x86::r8d, x86::r12d);
-  } else {
-    a_.lea(x86::r8d, x86::ptr(x86::r12, displacement));
-  }
-  to_linear(Seg::ss, size, table);
-  look_up(size, table);
-}
+void Emitter::stack_slot(i32 displacement, unsigned size, Table table) { register_operand(x86::r12, displacement, Seg::ss, size, table); }
 
 bool Emitter::emit_stack(const Insn& insn) {
   // A 16-bit stack pointer is rare in 32-bit kernels; a misaligned one too.
@@ -88,9 +80,7 @@ bool Emitter::emit_pop(const Insn& insn) {
 
 bool Emitter::emit_leave(const Insn& insn) {
   if (insn.operand_size != 4) return false;
-  a_.mov(x86::r8d, x86::ebp);
-  to_linear(Seg::ss, 4, Table::read);
-  look_up(4, Table::read);
+  register_operand(x86::rbp, 0, Seg::ss, 4, Table::read);
   a_.mov(x86::r11d, host_memory(4));  // faults before anything changed
   a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));
   a_.mov(x86::ebp, x86::r11d);

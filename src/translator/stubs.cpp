@@ -49,6 +49,8 @@ void emit_go_on(x86::Assembler& a, const Places& p) {
   a.bind(p.go_on);
   a.mov(x86::rsp, field(offset::return_stack, 8));
   a.mov(x86::r13, field(offset::context, 8));
+  a.mov(x86::r14, Imm(contract::window));
+  a.lea(x86::r14, x86::ptr(x86::r13, x86::r14));
   a.mov(x86::r10d, 10);
   emit_load_flags(a);
   a.mov(x86::eax, field(offset::gpr + 0, 4));

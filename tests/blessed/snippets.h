@@ -11,7 +11,7 @@
 //   | mov eax, [r9+r8*1]     the blessed text, behind everything else
 //
 // Mode words: kernel (flat segments, 32-bit, CPL 0, SSE on), user (CPL 3), ring1 (CPL 1), limited (DS, ES and SS
-// with base and limit), expand-down (one of them), limited-fs (FS or GS), stack16, nosse (CR4.OSFXSR clear).
+// with base and limit), expand-down (one of them), limited-fs (FS or GS), window, stack16, nosse (CR4.OSFXSR clear).
 #pragma once
 
 #include <string>

@@ -132,6 +132,9 @@ class BadInput(support.Case):
         self.refused([*kernel, "--check", "everything"], "everything", "lockstep")
         self.refused([*kernel, "--cache-size", "1K"], "--cache-size")
         self.refused([*kernel, "--max-block", "0"], "--max-block")
+        for ticks in ("-1", "many", "3x", "1000001"):
+            self.refused([*kernel, "--windows-after", ticks], "--windows-after", "1000000")
+        self.refused([*kernel, "--engine", "interp", "--windows-after", "0"], "--windows-after")
         self.refused([*kernel, "--engine", "interp", "--no-chain"], "--no-chain")
         self.refused([*kernel, "--engine", "interp", "--interpret", "alu"], "--interpret")
         for families in ["simd", "alu,simd", "simd,alu", "simd\n"]:

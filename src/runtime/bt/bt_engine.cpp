@@ -65,6 +65,7 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
   reserve_low_memory();
   v_.mem.set_watcher(this);
   v_.mem.set_keep_views(options.translator.optimizations.on(Optimization::views));
+  if (options.translator.optimizations.on(Optimization::windows)) v_.mem.set_windows(options.window_after);
   if (options_.lockstep) {
     options_.chain = false;
     record_ = std::make_unique<LockstepRecord>(v_.mem.ram());
@@ -176,9 +177,11 @@ BtEngine::Next BtEngine::boundary() {
   }
 }
 
+u32 BtEngine::mode_bits() const { return compute_mode_bits(v_.s) | (v_.mem.window_open() ? mode::window : 0); }
+
 bool BtEngine::mode_is(const BlockKey& key) const {
   const SegmentCache& cs = v_.s.segment(Seg::cs);
-  return compute_mode_bits(v_.s) == key.mode && cs.base == key.cs_base && cs.limit == key.cs_limit;
+  return mode_bits() == key.mode && cs.base == key.cs_base && cs.limit == key.cs_limit;
 }
 
 void BtEngine::select_mode() {
@@ -186,6 +189,7 @@ void BtEngine::select_mode() {
   const SegmentCache& cs = v_.s.segment(Seg::cs);
   mode_ = {0, 0, compute_mode_bits(v_.s), cs.base, cs.limit};
   v_.s.link.context = v_.mem.select_context(mode_.mode, cs.base, cs.limit);
+  if (v_.mem.window_open()) mode_.mode |= mode::window;
 }
 
 bool BtEngine::translatable() const {
@@ -361,6 +365,7 @@ BtEngine::Next BtEngine::on_fault() {
   if (shadowed) s.shadow = Shadow::sti;
   if (!shadowed && (guard_->event() || s.link.poll == 0)) {  // a poll: boundary() does what is due
     ++counters_.polls;
+    if (guard_->event()) v_.mem.met_at_work();
     const u64 generation = cache_.generation();
     const u32 eip = s.eip;
     if (boundary() == Next::stop) return Next::stop;
@@ -375,6 +380,12 @@ BtEngine::Next BtEngine::on_fault() {
     load_fpu();
     resume_ = here;
     return Next::go_on;
+  }
+  if ((block.key.mode & mode::window) != 0 && fault.address_known) {
+    const i64 distance = static_cast<i64>(fault.address - s.link.context - contract::window);
+    constexpr i64 before = static_cast<i64>(contract::window - contract::tables_size);
+    if (distance >= -before && distance < static_cast<i64>(contract::window_end - contract::window))
+      return on_window_fault(block, site.point, distance);
   }
   ++counters_.skipped_instructions;
   const u64 physical = block.key.physical + point.guest_offset;

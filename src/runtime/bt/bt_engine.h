@@ -22,6 +22,8 @@ struct BtOptions {
   bool chain = true;   // link blocks and fill jump tables; off: every block returns to the runtime
   bool count = false;  // execution counters (--stats, --dump-cache)
   bool lockstep = false;
+  // A context gets a window once its code was running at this many ticks of a timer (4 to 10 ms each); 0: at once.
+  u32 window_after = 3;
   TranslatorOptions translator;
 };
 
@@ -34,7 +36,9 @@ struct BtCounters {
   u64 polls = 0;
   u64 fpu_loads = 0;
   u64 unaligned_sites = 0;
-  u64 jumps_ahead = 0;  // slots filled beside that of the block looked up
+  u64 window_faults = 0;   // host faults in windows, those that mapped a page included
+  u64 window_leavers = 0;  // sites that use the tables since
+  u64 jumps_ahead = 0;     // slots filled beside that of the block looked up
   u64 misses_by_fault = 0;
   u64 misses_by_call = 0;
   u64 calls_unfilled = 0;  // of those, that left emitted code: guest faults, devices, writes on code pages, page crossings
@@ -79,6 +83,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
     return block.key.linear + block.point(point).guest_offset - block.key.cs_base;
   }
+  [[nodiscard]] u32 mode_bits() const;
   [[nodiscard]] bool translatable() const;  // the mode
   [[nodiscard]] bool must_step();           // the instruction at EIP is the interpreter's
   Next step();                              // one instruction in the interpreter
@@ -108,6 +113,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   contract::Resume go_on_at_eip();  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
+  Next on_window_fault(Block& block, u32 point, i64 distance);
   Next on_miss();
   void look_up_by_call(Block& block, u32 point, u64 host);                  // from now on, at that site
   static u64 fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept;  // called by emitted code: a table entry, or 0 to leave

@@ -29,14 +29,18 @@ EngineStats BtEngine::stats() const {
                {"table miss by call", counters_.misses_by_call},
                {"calls without an entry", counters_.calls_unfilled},
                {"sites that look up by call", counters_.calling_sites},
-               {"sites found misaligned", counters_.unaligned_sites}};
+               {"sites found misaligned", counters_.unaligned_sites},
+               {"fault in a window", counters_.window_faults},
+               {"sites that left windows", counters_.window_leavers}};
   const MemoryStats m = v_.mem.stats();
-  out.memory = {{"walks for data", m.data_walks},        {"walks for code", m.fetch_walks},
-                {"pages filled", m.pages_filled},        {"flushes of the address space", m.address_flushes + m.global_flushes},
-                {"flushes of a page", m.page_flushes},   {"changes of the mode", m.mode_flushes},
-                {"groups compared", m.groups_compared},  {"pages dropped", m.pages_stale},
-                {"contexts made", m.contexts_made},      {"contexts reused", m.contexts_reused},
-                {"contexts adopted", m.contexts_adopted}};
+  out.memory = {{"walks for data", m.data_walks},         {"walks for code", m.fetch_walks},
+                {"pages filled", m.pages_filled},         {"flushes of the address space", m.address_flushes + m.global_flushes},
+                {"flushes of a page", m.page_flushes},    {"changes of the mode", m.mode_flushes},
+                {"groups compared", m.groups_compared},   {"pages dropped", m.pages_stale},
+                {"contexts made", m.contexts_made},       {"contexts reused", m.contexts_reused},
+                {"contexts adopted", m.contexts_adopted}, {"windows opened", m.windows_opened},
+                {"windows closed", m.windows_closed},     {"windows emptied", m.windows_emptied},
+                {"window misses", m.window_misses}};
   out.delivered = stepper_.delivered();
   out.last_exceptions = stepper_.exceptions().last();
   out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);

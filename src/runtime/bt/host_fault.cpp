@@ -83,7 +83,9 @@ void on_fault(int signal, siginfo_t* info, void* context) {
     return;
   }
   const bool address_known = (signal == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)) || signal == SIGBUS;
-  r->fault = {pc, address_known ? reinterpret_cast<u64>(info->si_addr) : 0, signal, address_known};
+  constexpr greg_t page_fault_write = 2;  // SDM vol. 3, 4.7
+  const bool write = address_known && (uc->uc_mcontext.gregs[REG_ERR] & page_fault_write) != 0;
+  r->fault = {pc, address_known ? reinterpret_cast<u64>(info->si_addr) : 0, signal, write, address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
 }
 

@@ -16,6 +16,7 @@ struct HostFault {
   u64 pc = 0;
   u64 address = 0;
   int signal = 0;
+  bool write = false;          // the access was a write, if the address is known
   bool address_known = false;  // false: a general-protection fault, the CPU does not say where (non-canonical address)
 };
 

@@ -6,9 +6,12 @@
 #include "guest/address.h"
 #include "runtime/memory/jump_slots.h"
 #include "runtime/memory/table_copies.h"
+#include "runtime/memory/window.h"
 
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <memory>
 
 namespace ring3 {
 
@@ -24,6 +27,33 @@ struct ContextKey {
     return mode == other.mode && cs_base == other.cs_base && cs_limit == other.cs_limit;
   }
   bool operator==(const ContextKey&) const = default;
+};
+
+// Whether a window pays for a context. It opens when the context was met at work often enough, and has to live on what the times that it is
+// met later allow; one that does not stays closed for longer.
+class WindowAccount {
+ public:
+  // Met at work while closed. True: open.
+  [[nodiscard]] bool is_due(u32 after) { return ++met_ >= u64{after} * patience_; }
+  void open() { credit_ = first_credit; }
+  // Met at work while open.
+  void earn() { credit_ = std::min(credit_ + credit_each, most_credit); }
+  // Calls of the host were made. False: close.
+  [[nodiscard]] bool pay(u32 calls) { return (credit_ -= static_cast<i32>(calls)) >= 0; }
+  void close() {
+    met_ = 0;
+    patience_ = std::min(patience_ * 4, most_patience);
+  }
+
+ private:
+  // A call costs about three microseconds with all that follows; a context is met every four to ten milliseconds.
+  static constexpr i32 credit_each = 160;
+  static constexpr i32 first_credit = 2048;
+  static constexpr i32 most_credit = 8192;
+  static constexpr u32 most_patience = 1024;
+  u64 met_ = 0;
+  u32 patience_ = 1;
+  i32 credit_ = 0;
 };
 
 // Invariant: a write entry is 0 or equals the read entry of the same page.
@@ -88,6 +118,8 @@ class Context {
   Regions touched_;  // since it was made
   JumpSlots jumps_;
   TableCopies copies_;
+  WindowAccount account_;
+  std::unique_ptr<Window> window_;  // null: closed
 };
 
 }  // namespace ring3

@@ -40,7 +40,10 @@ Context::Context(unsigned number, const GuestRam& ram)
       write_(reinterpret_cast<u64*>(tables_.data() + contract::write_table)),
       notes_(reinterpret_cast<Note*>(note_mapping_.data())),
       jumps_(tables_, contract::jump_table),
-      copies_(ram) {}
+      copies_(ram) {
+  if (!tables_.close(contract::tables_size, contract::context_size - contract::tables_size))
+    throw UserError("windows: the host has no room for another mapping");
+}
 
 Context* ContextPool::find(const ContextKey& key) {
   Context*& likely = quick_[quick(key)];

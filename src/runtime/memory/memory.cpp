@@ -347,6 +347,14 @@ bool Memory::context_selected() const { return impl_->tables.current() != nullpt
 
 u64 Memory::fetch_tag(bool user) { return impl_->tables.data(user).fetch_tag(); }
 
+void Memory::set_windows(u32 after) { impl_->tables.set_windows(after); }
+
+bool Memory::window_open() const { return impl_->tables.window_open(); }
+
+void Memory::met_at_work() { impl_->tables.met_at_work(); }
+
+bool Memory::map_window(u32 linear, bool write) { return impl_->tables.map_window(linear >> page_shift, write); }
+
 MemoryStats Memory::stats() const { return impl_->stats; }
 
 bool Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { return impl_->tables.set_jump(linear, offset, further); }

@@ -68,6 +68,10 @@ struct MemoryStats {
   u64 contexts_adopted = 0;  // supervisors' contexts that went over to another address space
   u64 groups_compared = 0;   // with the guest's tables, after flushes; a group is 8 pages
   u64 pages_stale = 0;       // dropped for any reason
+  u64 windows_opened = 0;
+  u64 windows_closed = 0;   // they cost more than they gained
+  u64 windows_emptied = 0;  // they took too many of the host's mappings
+  u64 window_misses = 0;    // pages mapped into windows, with their neighbours
 };
 
 class Memory {
@@ -160,6 +164,17 @@ class Memory {
   void clear_jump(u32 linear);
   // Empties every slot of every context: the code cache is to be reused.
   void clear_all_jumps();
+
+  // --- windows (translator/contract.h) of the current context ---
+  // They open for contexts that were met at work `after` times; with 0, from the start. Without this call there are none.
+  void set_windows(u32 after);
+  // Blocks for this context have mode::window.
+  [[nodiscard]] bool window_open() const;
+  // To be called now and then while the context's code runs, when some time has passed. May open or close the window.
+  void met_at_work();
+  // Maps the page of `linear` for reads, or for reads and writes, as far as the tables have an entry. False: they have none, or the window
+  // was closed over it.
+  bool map_window(u32 linear, bool write);
   [[nodiscard]] GuestRam& ram() { return ram_; }
   [[nodiscard]] MemoryStats stats() const;
 

@@ -2,6 +2,7 @@
 
 #include "base/error.h"
 #include "guest/block_key.h"
+#include "translator/contract.h"
 
 #include <algorithm>
 #include <bit>
@@ -14,6 +15,12 @@ namespace {
 // about a fiftieth of filling, hence both together at most twice the cheaper.
 constexpr u32 most_comparisons = 64;
 constexpr u32 always_worth_comparing = 128;
+
+// Windows: how far a run of pages that is mapped at once may reach, which pages around a miss are looked at, and how many mappings of the
+// host's 65,530 one may take.
+constexpr u32 longest_run = 512;
+constexpr u32 pages_around = 16;
+constexpr u32 most_pieces = 16384;
 
 }  // namespace
 
@@ -46,6 +53,7 @@ Context& SoftTables::select(ContextKey key) {
     pool_.set_key(*found, key);
   }
   refresh(*found);
+  if (windows_ && windows_after_ == 0 && found->window_ == nullptr) open_window(*found);
   found->last_selected_ = ++selections_;
   last_key_[user] = key;
   data_[user] = found;
@@ -139,10 +147,13 @@ void SoftTables::unlink_write(Context& context, u32 page) {
   }
   if (n.next != 0) note(n.next).previous = n.previous;
   context.write_[page] = 0;
+  if (context.window_ != nullptr && context.window_->rights(page) == Window::Rights::write) context.window_->write_protect(page);
 }
 
 void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable) {
   const u64 value = entry(page, ram_page);
+  if (context.window_ != nullptr && context.read_[page] != value && context.window_->rights(page) != Window::Rights::none)
+    context.window_->unmap(page, 1);
   if (context.write_[page] != 0 && (!writable || context.write_[page] != value)) unlink_write(context, page);
   context.read_[page] = value;
   if (writable && context.write_[page] == 0) {
@@ -154,12 +165,14 @@ void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable) {
 
 void SoftTables::drop_entries(Context& context, u32 page) {
   if (context.read_[page] == 0) return;
+  if (context.window_ != nullptr && context.window_->rights(page) != Window::Rights::none) context.window_->unmap(page, 1);
   context.read_[page] = 0;
   if (context.write_[page] != 0) unlink_write(context, page);
 }
 
 void SoftTables::drop_stale(Context& context) {
   stats_.pages_stale += stale_.pages.size();
+  if (context.window_ != nullptr) unmap(context, stale_.pages);
   for (const u32 page : stale_.pages) {
     drop_entries(context, page);
     context.jumps_.clear_page(page);
@@ -170,6 +183,8 @@ void SoftTables::drop_stale(Context& context) {
 }
 
 void SoftTables::empty(Context& context) {
+  context.window_.reset();
+  context.account_ = {};
   context.copies_.forget_all(stale_);
   drop_stale(context);
   context.jumps_.clear_all();
@@ -203,6 +218,89 @@ void SoftTables::drop_writes(u64 ram_page) {
   while (head != 0) {
     const u32 at = head - 1;
     unlink_write(pool_[at >> 20], at & 0xFFFFF);
+  }
+}
+
+// --- windows ---
+
+void SoftTables::open_window(Context& context) {
+  context.window_ = std::make_unique<Window>(context.tables_, contract::window, ram_);
+  context.account_.open();
+  context.jumps_.clear_all();
+  ++stats_.windows_opened;
+}
+
+void SoftTables::close_window(Context& context) {
+  context.window_.reset();
+  context.account_.close();
+  context.jumps_.clear_all();
+  ++stats_.windows_closed;
+}
+
+void SoftTables::met_at_work() {
+  if (!windows_ || windows_after_ == 0 || current_ == nullptr) return;
+  if (current_->window_ == nullptr) {
+    if (current_->account_.is_due(windows_after_)) open_window(*current_);
+    return;
+  }
+  current_->account_.earn();
+  if (!current_->account_.pay(current_->window_->take_calls())) close_window(*current_);
+}
+
+// Maps what belongs together around `page`: neighbours in [least, end) that follow each other in RAM too, with the same rights, where they
+// are not mapped so already.
+bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
+  Window& window = *context.window_;
+  const u64 value = context.read_[page];
+  const Window::Rights rights = context.write_[page] != 0 ? Window::Rights::write : Window::Rights::read;
+  const auto belongs = [&](u32 other) {
+    return context.read_[other] == value && (context.write_[other] != 0) == (rights == Window::Rights::write) &&
+           window.rights(other) < rights;
+  };
+  u32 first = page;
+  while (first > least && belongs(first - 1)) --first;
+  u32 last = page;
+  while (last + 1 < end && belongs(last + 1)) ++last;
+  const u64 host = value + (u64{first} << page_shift);
+  return window.map(first, last - first + 1, host - reinterpret_cast<u64>(ram_.base()), rights);
+}
+
+bool SoftTables::map_window(u32 page, bool write) {
+  if (!window_open()) return false;
+  Context& context = *current_;
+  if ((write ? context.write_ : context.read_)[page] == 0) return false;
+  if (context.window_->pieces() > most_pieces) {
+    context.window_->clear();
+    ++stats_.windows_emptied;
+  }
+  const u32 region = page & ~(pages_around - 1);
+  if (!map_run(context, page, page & ~(longest_run - 1), (page | (longest_run - 1)) + 1)) {
+    close_window(context);
+    return false;
+  }
+  for (u32 other = region; other < region + pages_around; ++other) {
+    const Window::Rights allowed = context.read_[other] == 0    ? Window::Rights::none
+                                   : context.write_[other] != 0 ? Window::Rights::write
+                                                                : Window::Rights::read;
+    if (context.window_->rights(other) < allowed) (void)map_run(context, other, region, region + pages_around);
+  }
+  ++stats_.window_misses;
+  if (windows_after_ != 0 && !context.account_.pay(context.window_->take_calls())) {
+    close_window(context);
+    return false;
+  }
+  return true;
+}
+
+// In runs: a process that ends, or forks, loses many at once.
+void SoftTables::unmap(Context& context, const std::vector<u32>& pages) {
+  Window& window = *context.window_;
+  for (std::size_t i = 0; i < pages.size();) {
+    const u32 first = pages[i++];
+    if (window.rights(first) == Window::Rights::none) continue;
+    u32 count = 1;
+    while (i < pages.size() && pages[i] == first + count && window.rights(pages[i]) != Window::Rights::none) ++count, ++i;
+    window.unmap(first, count);
   }
 }
 

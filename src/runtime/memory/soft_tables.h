@@ -50,6 +50,18 @@ class SoftTables {
   // were fetched through this context and are in the TLB. True: it is the only slot of its page.
   bool set_jump(u32 linear, u32 offset, std::span<const u32> further);
 
+  // --- windows (of the current context) ---
+  // `after`: how often a context must be met at work; 0: windows are open from the start and stay so. Off until this is called.
+  void set_windows(u32 after) {
+    windows_ = true;
+    windows_after_ = after;
+  }
+  [[nodiscard]] bool window_open() const { return current_ != nullptr && current_->window_ != nullptr; }
+  // The current context was met at work: some time has passed. May open or close its window, and empties its jump slots then.
+  void met_at_work();
+  // Maps `page`, and neighbours with entries, as far as its entry allows. False: it has none for this access, or the window is closed now.
+  bool map_window(u32 page, bool write);
+
   // Flushes. Contexts that are not in use are done when they are selected again.
   void flush_non_global();
   void flush_global();
@@ -79,6 +91,10 @@ class SoftTables {
   void drop_stale(Context& context);
   void empty(Context& context);
   void deselect();
+  void open_window(Context& context);
+  void close_window(Context& context);
+  bool map_run(Context& context, u32 page, u32 least, u32 end);
+  void unmap(Context& context, const std::vector<u32>& pages);
   template <typename F>
   void for_users(u32 page, F&& f);  // the contexts that may hold something of `page`
 
@@ -94,6 +110,8 @@ class SoftTables {
   StalePages stale_;  // scratch
   MemoryStats& stats_;
   bool keep_ = true;
+  bool windows_ = false;
+  u32 windows_after_ = 0;
   std::vector<u32> writers_;  // per RAM page: link to the first write entry that leads to it
   // Per region of linear space: the contexts, one bit each, that may hold something of it.
   static_assert(Memory::max_contexts <= 64);

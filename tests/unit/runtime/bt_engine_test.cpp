@@ -108,6 +108,39 @@ TEST_F(BtEngineTest, SiteThatMissesLooksUpByCall) {
   EXPECT_EQ(engine_->counters().calling_sites, 1u);
 }
 
+TEST_F(BtEngineTest, WindowServesWhatTheTablesHold) {
+  put(code_at, {0xBB, 0x00, 0x00, 0x10, 0,     // mov ebx, 0x100000
+                0xB9, 0x0A, 0,    0,    0,     // mov ecx, 10
+                0xFF, 0x03,                    // inc dword [ebx]
+                0x8B, 0x43, 0x04,              // mov eax, [ebx+4]
+                0x81, 0xC3, 0x00, 0,    2, 0,  // add ebx, 0x20000
+                0x49,                          // dec ecx
+                0x75, 0xF2,                    // jnz -14
+                0xE6, 0xF4});
+  BtOptions windows_at_once;
+  windows_at_once.window_after = 0;
+  EXPECT_EQ(run(windows_at_once).reason, StopReason::bus_request);
+  for (u32 i = 0; i < 10; ++i) EXPECT_EQ(*ram_.at({0x100000 + i * 0x20000}), 1u);
+  EXPECT_EQ(memory_.stats().windows_opened, 1u);
+  EXPECT_EQ(engine_->counters().window_faults, 10u);  // one a page, and none for the read behind it
+  EXPECT_EQ(engine_->counters().misses_by_fault + engine_->counters().misses_by_call, 0u);
+}
+
+TEST_F(BtEngineTest, SitesThatNoWindowServesLeaveIt) {
+  put(code_at, {0xB9, 0x32, 0,    0,   0,  // mov ecx, 50
+                0xA1, 0,    0,    0,   2,  // mov eax, [0x2000000]: no RAM
+                0x31, 0xDB,                // xor ebx, ebx
+                0x89, 0x5B, 0xFC,          // mov [ebx-4], ebx: wraps, no RAM either
+                0x49,                      // dec ecx
+                0x75, 0xF3, 0xE6, 0xF4});  // jnz -13; out 0xf4, al
+  BtOptions windows_at_once;
+  windows_at_once.window_after = 0;
+  EXPECT_EQ(run(windows_at_once).reason, StopReason::bus_request);
+  EXPECT_EQ(cpu_.gpr[eax], 0xFFFFFFFFu);
+  EXPECT_EQ(engine_->counters().window_leavers, 2u);
+  EXPECT_LT(engine_->counters().window_faults, 12u);
+}
+
 TEST_F(BtEngineTest, MemoryStackAndCalls) {
   put(code_at, {0xBC, 0x00, 0x80, 0,    0,        // mov esp, 0x8000
                 0xE8, 0x0B, 0,    0,    0,        // call +11 -> 0x1015

@@ -1,6 +1,8 @@
 // Random page tables, accesses, flushes, contexts and code pages against a plain walk of the same tables.
 #include "memory_fixture.h"
 
+#include <unistd.h>
+
 #include <random>
 #include <set>
 
@@ -8,7 +10,7 @@ namespace ring3::test {
 namespace {
 
 // Linear space used: a few page tables' worth at several places, all mapped to few physical pages, so that aliases abound.
-class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<bool> {
+class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<std::tuple<bool, bool>> {
  protected:
   static constexpr u32 frames = 0x400000;  // physical pages that get mapped: 32 of them
   static constexpr u32 region_count = 6;
@@ -218,6 +220,32 @@ class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<boo
     ASSERT_EQ(reported, on_code);
   }
 
+  // What the host grants at an address: the kernel is asked, which reports what would be a signal here.
+  enum class Granted : u8 { nothing, read, write };
+  Granted granted(u8* at) {
+    if (::write(pipe_ends[1], at, 1) != 1) return Granted::nothing;
+    if (::read(pipe_ends[0], at, 1) == 1) return Granted::write;  // the byte that was there
+    u8 rest = 0;
+    EXPECT_EQ(::read(pipe_ends[0], &rest, 1), 1);
+    return Granted::read;
+  }
+  // A window grants no more than the tables do, and what is asked for where they allow it.
+  void check_window(u64 context, u32 linear) {
+    const bool readable = read_slot(context, linear) != 0, writable = write_slot(context, linear) != 0;
+    u8* const at = reinterpret_cast<u8*>(context + contract::window + linear) + pick(4096);
+    const Granted before = granted(at);
+    ASSERT_LE(before, writable ? Granted::write : readable ? Granted::read : Granted::nothing);
+    if (before != Granted::nothing) {
+      ASSERT_EQ(*at, *(at - (context + contract::window) + read_slot(context, linear)));
+    }
+    const bool write = pick(2) != 0;
+    ASSERT_EQ(memory.map_window(linear, write), write ? writable : readable);
+    if (write ? writable : readable) {
+      ASSERT_GE(granted(at), write ? Granted::write : Granted::read);
+      ASSERT_EQ(*at, *(at - (context + contract::window) + read_slot(context, linear)));
+    }
+  }
+
   // The tables agree with the walk: no entry grants more than the page tables do, no code page is writable.
   void check_tables(u64 context, bool user) {
     for (u32 i = 0; i < 8; ++i) {
@@ -236,16 +264,23 @@ class MemoryRandom : public MemoryTest, public ::testing::WithParamInterface<boo
         ASSERT_NE(get(e.large ? e.pde_address : e.pte_address) & D, 0u);
         ASSERT_EQ(watched.count(e.physical >> 12), 0u);
       }
+      if (std::get<1>(GetParam())) {
+        ASSERT_NO_FATAL_FAILURE(check_window(context, linear));
+      }
     }
   }
 
   std::mt19937 random{20240611};
   std::set<u64> watched;
   u32 space = 0;
+  int pipe_ends[2] = {-1, -1};
 };
 
 TEST_P(MemoryRandom, AgreesWithAPlainWalk) {
-  enable_paging(GetParam());
+  const auto [with_pae, with_windows] = GetParam();
+  enable_paging(with_pae);
+  if (with_windows) memory.set_windows(0);
+  ASSERT_EQ(pipe(pipe_ends), 0);
   cpu.efer = pae() ? efer::nxe : 0;
   for (u32 number = 1; number < space_count && pae(); ++number) {
     for (u32 i = 0; i < 4; ++i) put64(0x8000 + 0x20 * number + 8 * i, (0x10000 + 0x4000 * number + 0x1000 * i) | P);
@@ -285,7 +320,9 @@ TEST_P(MemoryRandom, AgreesWithAPlainWalk) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, MemoryRandom, ::testing::Bool(), [](const auto& format) { return format.param ? "pae" : "two_level"; });
+INSTANTIATE_TEST_SUITE_P(Formats, MemoryRandom, ::testing::Combine(::testing::Bool(), ::testing::Bool()), [](const auto& kind) {
+  return std::string(std::get<0>(kind.param) ? "pae" : "two_level") + (std::get<1>(kind.param) ? "_windows" : "");
+});
 
 }  // namespace
 }  // namespace ring3::test

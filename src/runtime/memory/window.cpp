@@ -1,0 +1,60 @@
+#include "runtime/memory/window.h"
+
+#include "base/error.h"
+#include "runtime/memory/ram.h"
+#include "translator/contract.h"
+
+#include <algorithm>
+
+namespace ring3 {
+
+namespace {
+
+// Longer runs are left to the host's own faults: page tables for what may never be used.
+constexpr u32 most_populated = 64;
+
+void must(bool done) {
+  // Splitting a mapping is what can fail. The guest would keep what it must not have.
+  if (!done) throw InternalError("the host does not let go of a page in a window");
+}
+
+}  // namespace
+
+Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram)
+    : owner_(owner), offset_(offset), ram_(ram), rights_mapping_(Mapping::sparse(linear_page_count * sizeof(Rights))) {
+  if (!rights_mapping_) throw UserError("windows: the host has no address space left; raise the limit (ulimit -v)");
+  rights_ = reinterpret_cast<Rights*>(rights_mapping_.data());
+}
+
+bool Window::map(u32 first, u32 count, u64 ram_page, Rights rights) {
+  ++calls_;
+  const bool populate = count <= most_populated;
+  if (!owner_.map_file(at(first), u64{count} << page_shift, ram_.fd(), ram_page, rights == Rights::write, populate)) return false;
+  pieces_ += 2;
+  std::fill_n(rights_ + first, count, rights);
+  return true;
+}
+
+void Window::write_protect(u32 page) {
+  ++calls_;
+  pieces_ += 2;
+  must(owner_.write_protect(at(page), page_size));
+  rights_[page] = Rights::read;
+}
+
+void Window::unmap(u32 first, u32 count) {
+  ++calls_;
+  pieces_ += 2;
+  must(owner_.close(at(first), u64{count} << page_shift));
+  std::fill_n(rights_ + first, count, Rights::none);
+}
+
+void Window::clear() {
+  if (pieces_ == 0) return;
+  ++calls_;
+  must(owner_.close(offset_, contract::linear_size));
+  rights_mapping_.discard(0, rights_mapping_.size());
+  pieces_ = 0;
+}
+
+}  // namespace ring3
