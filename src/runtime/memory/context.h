@@ -29,8 +29,9 @@ struct ContextKey {
   bool operator==(const ContextKey&) const = default;
 };
 
-// Whether a window pays for a context. It opens when the context was met at work often enough, and has to live on what the times that it is
-// met later allow; one that does not stays closed for longer.
+// Whether a window pays for a context. It opens when the context was met at work often enough, and may lose as much as the times that it is
+// met later allow; one that loses more stays closed for longer. What it maps is not counted before it is lost: memory in use is mapped
+// once.
 class WindowAccount {
  public:
   // Met at work while closed. True: open.
@@ -38,18 +39,18 @@ class WindowAccount {
   void open() { credit_ = first_credit; }
   // Met at work while open.
   void earn() { credit_ = std::min(credit_ + credit_each, most_credit); }
-  // Calls of the host were made. False: close.
-  [[nodiscard]] bool pay(u32 calls) { return (credit_ -= static_cast<i32>(calls)) >= 0; }
+  // So often the host was told to take back what had been mapped. False: close.
+  [[nodiscard]] bool pay(u32 losses) { return (credit_ -= static_cast<i32>(losses)) >= 0; }
   void close() {
     met_ = 0;
     patience_ = std::min(patience_ * 4, most_patience);
   }
 
  private:
-  // A call costs about three microseconds with all that follows; a context is met every four to ten milliseconds.
-  static constexpr i32 credit_each = 160;
-  static constexpr i32 first_credit = 2048;
-  static constexpr i32 most_credit = 8192;
+  // A loss costs about eight microseconds with the fault and the mapping again; a context is met every four to ten milliseconds.
+  static constexpr i32 credit_each = 24;
+  static constexpr i32 first_credit = 256;
+  static constexpr i32 most_credit = 512;
   static constexpr u32 most_patience = 1024;
   u64 met_ = 0;
   u32 patience_ = 1;

@@ -244,7 +244,12 @@ void SoftTables::met_at_work() {
     return;
   }
   current_->account_.earn();
-  if (!current_->account_.pay(current_->window_->take_calls())) close_window(*current_);
+  if (!current_->account_.pay(current_->window_->take_losses())) close_window(*current_);
+}
+
+// A kernel's window would lose the memory of processes at each change of the address space: what reaches it there stays on the tables.
+bool SoftTables::may_map(const Context& context, u32 page) const {
+  return (context.key_.mode & mode::user) != 0 || windows_after_ == 0 || !context.copies_.user(page);
 }
 
 // Maps what belongs together around `page`: neighbours in [least, end) that follow each other in RAM too, with the same rights, where they
@@ -254,7 +259,7 @@ bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
   const u64 value = context.read_[page];
   const Window::Rights rights = context.write_[page] != 0 ? Window::Rights::write : Window::Rights::read;
   const auto belongs = [&](u32 other) {
-    return context.read_[other] == value && (context.write_[other] != 0) == (rights == Window::Rights::write) &&
+    return context.read_[other] == value && may_map(context, other) && (context.write_[other] != 0) == (rights == Window::Rights::write) &&
            window.rights(other) < rights;
   };
   u32 first = page;
@@ -268,7 +273,7 @@ bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
 bool SoftTables::map_window(u32 page, bool write) {
   if (!window_open()) return false;
   Context& context = *current_;
-  if ((write ? context.write_ : context.read_)[page] == 0) return false;
+  if ((write ? context.write_ : context.read_)[page] == 0 || !may_map(context, page)) return false;
   if (context.window_->pieces() > most_pieces) {
     context.window_->clear();
     ++stats_.windows_emptied;
@@ -282,10 +287,10 @@ bool SoftTables::map_window(u32 page, bool write) {
     const Window::Rights allowed = context.read_[other] == 0    ? Window::Rights::none
                                    : context.write_[other] != 0 ? Window::Rights::write
                                                                 : Window::Rights::read;
-    if (context.window_->rights(other) < allowed) (void)map_run(context, other, region, region + pages_around);
+    if (context.window_->rights(other) < allowed && may_map(context, other)) (void)map_run(context, other, region, region + pages_around);
   }
   ++stats_.window_misses;
-  if (windows_after_ != 0 && !context.account_.pay(context.window_->take_calls())) {
+  if (windows_after_ != 0 && !context.account_.pay(context.window_->take_losses())) {
     close_window(context);
     return false;
   }

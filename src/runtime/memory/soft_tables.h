@@ -93,6 +93,7 @@ class SoftTables {
   void deselect();
   void open_window(Context& context);
   void close_window(Context& context);
+  [[nodiscard]] bool may_map(const Context& context, u32 page) const;
   bool map_run(Context& context, u32 page, u32 least, u32 end);
   void unmap(Context& context, const std::vector<u32>& pages);
   template <typename F>

@@ -10,6 +10,8 @@ namespace ring3 {
 
 namespace {
 
+constexpr u8 entry_user = 4;  // U/S in the lowest byte of an entry (SDM vol. 3, tables 4-4 to 4-20)
+
 constexpr u64 accessed_dirty = 0x60;
 constexpr u64 large = 1u << 7;
 
@@ -88,6 +90,18 @@ bool TableCopies::fetched(u32 page) const {
   if (known == 0) return false;
   const Pages& pages = list_of(known) == plain ? plain_[place_of(known)] : groups_[list_of(known)][place_of(known)];
   return ((pages.fetched >> page % group_size) & 1) != 0;
+}
+
+bool TableCopies::user(u32 page) const {
+  if (format_ == PagingFormat::none) return false;
+  const u32 known = index_[page / group_size];
+  if (known == 0) return false;
+  const u32 slot = page >> slot_shift();
+  const bool large = list_of(known) == plain;
+  const u8* const copies =
+      large ? directories_[directory_index_[slot / group_size] - 1u].copy.data() : groups_[list_of(known)][place_of(known)].copy.data();
+  const std::size_t size = format_ == PagingFormat::pae ? sizeof(u64) : sizeof(u32);
+  return (copies[(large ? slot : page) % group_size * size] & entry_user) != 0;
 }
 
 void TableCopies::forget(u32 page, StalePages& stale) {

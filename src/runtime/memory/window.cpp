@@ -27,7 +27,6 @@ Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram)
 }
 
 bool Window::map(u32 first, u32 count, u64 ram_page, Rights rights) {
-  ++calls_;
   const bool populate = count <= most_populated;
   if (!owner_.map_file(at(first), u64{count} << page_shift, ram_.fd(), ram_page, rights == Rights::write, populate)) return false;
   pieces_ += 2;
@@ -36,14 +35,14 @@ bool Window::map(u32 first, u32 count, u64 ram_page, Rights rights) {
 }
 
 void Window::write_protect(u32 page) {
-  ++calls_;
+  ++losses_;
   pieces_ += 2;
   must(owner_.write_protect(at(page), page_size));
   rights_[page] = Rights::read;
 }
 
 void Window::unmap(u32 first, u32 count) {
-  ++calls_;
+  ++losses_;
   pieces_ += 2;
   must(owner_.close(at(first), u64{count} << page_shift));
   std::fill_n(rights_ + first, count, Rights::none);
@@ -51,7 +50,7 @@ void Window::unmap(u32 first, u32 count) {
 
 void Window::clear() {
   if (pieces_ == 0) return;
-  ++calls_;
+  ++losses_;
   must(owner_.close(offset_, contract::linear_size));
   rights_mapping_.discard(0, rights_mapping_.size());
   pieces_ = 0;

@@ -6,6 +6,8 @@
 #include "base/types.h"
 #include "guest/address.h"
 
+#include <utility>
+
 namespace ring3 {
 
 class GuestRam;
@@ -31,12 +33,8 @@ class Window {
 
   // At most so many mappings of the host does it take now.
   [[nodiscard]] u32 pieces() const { return pieces_; }
-  // Calls of the host since the last time this was asked.
-  [[nodiscard]] u32 take_calls() {
-    const u32 calls = calls_;
-    calls_ = 0;
-    return calls;
-  }
+  // How often something was taken back since the last time this was asked.
+  [[nodiscard]] u32 take_losses() { return std::exchange(losses_, 0); }
 
  private:
   [[nodiscard]] u64 at(u32 page) const { return offset_ + (u64{page} << page_shift); }
@@ -47,7 +45,7 @@ class Window {
   Mapping rights_mapping_;
   Rights* rights_;  // per linear page; sparse
   u32 pieces_ = 0;
-  u32 calls_ = 0;
+  u32 losses_ = 0;
 };
 
 }  // namespace ring3
