@@ -7,10 +7,11 @@ namespace ring3 {
 namespace {
 
 // A point is a byte with the guest's distance from the point before it and what follows, and a byte with the host's distance. Then, where
-// they are needed: flags in a byte, distances that did not fit in four bytes each.
+// they are needed: flags in a byte, what esp lacks in a byte, distances that did not fit in four bytes each.
 constexpr u8 guest_mask = 0x0F;
 constexpr u8 long_guest = guest_mask;
 constexpr u8 has_flags = 0x10;
+constexpr u8 has_esp = 0x20;
 constexpr u8 long_host = 0xFF;
 
 u8 flags_of(const InsnPoint& point) {
@@ -45,9 +46,11 @@ void encode_points(std::span<const InsnPoint> points, std::vector<u8>& out) {
     const u32 guest = u32{point.guest_offset} - before.guest_offset;
     const u32 host = point.host_offset - before.host_offset;
     const u8 flags = flags_of(point);
-    out.push_back(static_cast<u8>((guest < long_guest ? guest : long_guest) | (flags != 0 ? has_flags : 0u)));
+    out.push_back(static_cast<u8>((guest < long_guest ? guest : long_guest) | (flags != 0 ? has_flags : 0u) |
+                                  (point.esp_pending != 0 ? has_esp : 0u)));
     out.push_back(static_cast<u8>(host < long_host ? host : long_host));
     if (flags != 0) out.push_back(flags);
+    if (point.esp_pending != 0) out.push_back(static_cast<u8>(point.esp_pending));
     if (guest >= long_guest) put32(out, guest);
     if (host >= long_host) put32(out, host);
     before = point;
@@ -59,6 +62,7 @@ InsnPoint PointReader::next() {
   const u8 second = *at_++;
   const u8 guest = first & guest_mask;
   set_flags(point_, (first & has_flags) != 0 ? *at_++ : u8{0});
+  point_.esp_pending = static_cast<i8>((first & has_esp) != 0 ? *at_++ : u8{0});
   point_.guest_offset = static_cast<u16>(point_.guest_offset + (guest != long_guest ? guest : get32(at_)));
   point_.host_offset += second != long_host ? second : get32(at_);
   return point_;

@@ -1,4 +1,4 @@
-// The points of a block in two bytes an instruction, or three: they are half of what the cache keeps about a block, and are read at exits
+// The points of a block in two bytes an instruction, up to four: they are half of what the cache keeps about a block, and are read at exits
 // alone, from the block's start.
 #pragma once
 

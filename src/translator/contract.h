@@ -1,7 +1,8 @@
 // The contract between emitted code and the runtime. Every register, table and word that the two share stands here and nowhere else.
 //
 //   guest eax ecx edx ebx ebp esi edi   the same host registers, upper halves zero at every instruction boundary
-//   guest esp                           r12, upper half zero at every instruction boundary
+//   guest esp                           r12, upper half zero at every instruction boundary; inside a block r12 and what the block's map
+//                                       says is pending (InsnPoint::esp_pending)
 //   guest CF PF AF ZF SF OF DF          host RFLAGS, live at every instruction boundary; glue never changes them
 //   x87, MMX, SSE                       the host's own, if CpuState::fpu_live
 //   rsp                                 the return region: never guest data, never the runtime's stack. Its contents are a guess of where

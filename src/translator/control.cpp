@@ -141,7 +141,8 @@ bool Emitter::emit_control(const Insn& insn) {
       if (!direct) check_target(x86::r11);
       stack_slot(-4, 4, Table::write);
       a_.mov(host_memory(4), next_eip());
-      a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
+      esp_pending_ -= 4;
+      write_esp();
       if (direct) {
         call_direct(target);
       } else {
@@ -155,7 +156,8 @@ bool Emitter::emit_control(const Insn& insn) {
       stack_slot(0, 4, Table::read);
       a_.mov(x86::r8d, host_memory(4));
       check_target(x86::r8);
-      a_.lea(x86::r12d, x86::ptr(x86::r12, static_cast<i32>(4 + (insn.operand_count != 0 ? insn.imm & 0xFFFFu : 0))));
+      esp_pending_ += static_cast<i32>(4 + (insn.operand_count != 0 ? insn.imm & 0xFFFFu : 0));
+      write_esp();
       target_linear(x86::r8);
       if (options_.optimizations.on(Optimization::returns)) {
         load_jump();

@@ -25,7 +25,8 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
     if (x87_moved_ && insn.info().family != Family::x87) store_x87_pointer();
-    out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
+    if (!allows_pending_esp(insn)) write_esp();
+    out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), static_cast<i8>(esp_pending_)});
     form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
     if (index_ != 0 && poll_at_ == index_) poll();
@@ -34,6 +35,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     guest_offset_ += insn.length;
     ++index_;
   }
+  write_esp();
   out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
   if (x87_moved_) store_x87_pointer();
   if (!ended_) {
@@ -101,11 +103,50 @@ bool Emitter::try_emit(const Insn& insn) {
 
 void Emitter::interpret(const Insn& insn) {
   if (x87_moved_) store_x87_pointer();
+  if (esp_pending_ != 0) {  // an emitter gave up that could have done without
+    write_esp();
+    out_->points.back().host_offset = static_cast<u32>(a_.offset());
+    out_->points.back().esp_pending = 0;
+  }
   out_->points.back().emitted = false;
   a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
   out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
   a_.jmp(Imm(base_ + interpret_stub()));
   if (ends_block(insn)) ended_ = true;
+}
+
+bool Emitter::allows_pending_esp(const Insn& insn) const {
+  if (must_interpret(insn) || poll_at_ == index_) return false;
+  for (unsigned i = 0; i < insn.operand_count; ++i) {
+    const Operand& o = insn.operand[i];
+    if (o.kind == OperandKind::reg && (o.reg_class == RegClass::gpr32 || o.reg_class == RegClass::gpr16) && o.reg == esp) return false;
+  }
+  switch (insn.info().family) {
+    case Family::stack: return insn.row == Row::push || insn.row == Row::pop || insn.row == Row::leave;
+    case Family::control: return insn.row == Row::call || insn.row == Row::ret;
+    case Family::alu:
+    case Family::shift:
+    case Family::muldiv:
+    case Family::bit:
+    case Family::mov:
+    case Family::x87:
+    case Family::mmx:
+    case Family::sse: return true;
+    default: return false;
+  }
+}
+
+// Behind the last access of an instruction that can fault.
+void Emitter::move_esp(i32 step) {
+  constexpr i32 most = 100;  // what a point can hold, and far less than the guards of a window
+  esp_pending_ += step;
+  if (!options_.optimizations.on(Optimization::merged_esp) || esp_pending_ > most || esp_pending_ < -most) write_esp();
+}
+
+void Emitter::write_esp() {
+  if (esp_pending_ == 0) return;
+  a_.lea(x86::r12d, x86::ptr(x86::r12, esp_pending_));
+  esp_pending_ = 0;
 }
 
 void Emitter::poll() {

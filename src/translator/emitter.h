@@ -46,6 +46,10 @@ class Emitter {
   [[nodiscard]] u32 interpret_stub() const {
     return options_.optimizations.on(Optimization::direct) ? stubs_.interpret : stubs_.exit_interpret;
   }
+  // A change of esp that is not in r12 yet. r12 is brought up to date before whatever does not say here that it can do without.
+  [[nodiscard]] bool allows_pending_esp(const Insn& insn) const;
+  void move_esp(i32 step);
+  void write_esp();
   void poll();
   void check_fpu();
   void store_x87_pointer();  // behind a run of emitted x87 instructions
@@ -149,6 +153,7 @@ class Emitter {
   bool fpu_checked_ = false;
   bool x87_moved_ = false;  // x87_eip_ is not stored yet
   u32 x87_eip_ = 0;
+  i32 esp_pending_ = 0;     // the guest's esp is r12 and this
   u32 poll_at_ = 0;         // index of the instruction before which an interrupt must be able to come in (0: none)
   bool hold_poll_ = false;  // the current instruction follows STI
   bool ended_ = false;      // the last instruction left the block on every path

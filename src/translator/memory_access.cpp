@@ -9,7 +9,7 @@ using namespace contract;
 
 void Emitter::effective_address(const Insn& insn, const Gp& out) {
   const MemOperand& m = insn.mem;
-  const i32 disp = static_cast<i32>(m.displacement);
+  const i32 disp = static_cast<i32>(m.displacement) + (m.base == esp ? esp_pending_ : 0);
   if (m.base == no_reg && m.index == no_reg) {
     a_.mov(out, insn.address_size == 2 ? m.displacement & 0xFFFFu : m.displacement);
     return;
@@ -89,7 +89,8 @@ bool Emitter::place_directly(const Insn& insn) {
   if (insn.address_size != 4 || (m.base != no_reg) == (m.index != no_reg)) return false;
   const bool scaled = m.base == no_reg;
   const u32 shift = scaled ? static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale))) : 0;
-  return place_directly(m.segment, gpr64(scaled ? m.index : m.base), shift, static_cast<i32>(m.displacement));
+  return place_directly(m.segment, gpr64(scaled ? m.index : m.base), shift,
+                        static_cast<i32>(m.displacement) + (m.base == esp ? esp_pending_ : 0));
 }
 
 void Emitter::register_operand(const Gp& base, i32 displacement, Seg segment, unsigned size, Table table) {

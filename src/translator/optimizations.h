@@ -15,7 +15,8 @@
   X(jumps_ahead, "jumps-ahead", "the first look-up on a page fills the jump table for all known code of that page")  \
   X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")            \
   X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor") \
-  X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")
+  X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")  \
+  X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")
 
 namespace ring3 {
 

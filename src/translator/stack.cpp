@@ -5,7 +5,9 @@ namespace ring3 {
 
 using namespace asmjit;
 
-void Emitter::stack_slot(i32 displacement, unsigned size, Table table) { register_operand(x86::r12, displacement, Seg::ss, size, table); }
+void Emitter::stack_slot(i32 displacement, unsigned size, Table table) {
+  register_operand(x86::r12, displacement + esp_pending_, Seg::ss, size, table);
+}
 
 bool Emitter::emit_stack(const Insn& insn) {
   // A 16-bit stack pointer is rare in 32-bit kernels; a misaligned one too.
@@ -39,7 +41,7 @@ bool Emitter::emit_push(const Insn& insn) {
   } else {
     a_.mov(slot, size == 4 ? gpr32(o.reg) : gpr16(o.reg));
   }
-  a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+  move_esp(step);
   return true;
 }
 
@@ -60,7 +62,7 @@ bool Emitter::emit_pop(const Insn& insn) {
       return true;
     }
     a_.mov(size == 4 ? gpr32(o.reg) : gpr16(o.reg), host_memory(size));
-    a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+    move_esp(step);
     return true;
   }
   // POP m: the destination's address is computed with the incremented esp (SDM vol. 2, POP).
@@ -74,7 +76,7 @@ bool Emitter::emit_pop(const Insn& insn) {
   if (shifted.mem.base == esp) shifted.mem.displacement += static_cast<u32>(step);
   operand_address(shifted, size, Table::write);
   a_.mov(host_memory(size), size == 4 ? Gp(x86::r11d) : Gp(x86::r11w));
-  a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+  move_esp(step);
   return true;
 }
 
@@ -83,6 +85,7 @@ bool Emitter::emit_leave(const Insn& insn) {
   register_operand(x86::rbp, 0, Seg::ss, 4, Table::read);
   a_.mov(x86::r11d, host_memory(4));  // faults before anything changed
   a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));
+  esp_pending_ = 0;
   a_.mov(x86::ebp, x86::r11d);
   return true;
 }

@@ -12,6 +12,7 @@ namespace ring3 {
 struct InsnPoint {
   u32 host_offset = 0;      // from the block's first host byte
   u16 guest_offset = 0;     // from the block's first guest byte
+  i8 esp_pending = 0;       // the guest's esp here is r12 and this
   bool emitted = true;      // false: the point leads to the interpreter
   bool rep_string = false;  // may hand over to the interpreter between two iterations
   bool shadowed = false;    // follows an STI of the same block: no interrupt comes in before it

@@ -209,6 +209,12 @@ bool BtEngine::must_step() {
   return false;
 }
 
+void BtEngine::resume_at(const Block& block, u32 point) {
+  const InsnPoint there = block.point(point);
+  resume_ = cache_.base() + block.host_offset + there.host_offset;
+  resume_esp_ = static_cast<u32>(i32{there.esp_pending});
+}
+
 void BtEngine::drop_resume() {
   if (resume_ == 0) return;
   const CodeCache::Site site = cache_.find_host(resume_);
@@ -255,6 +261,7 @@ BtEngine::Next BtEngine::enter(u64 host, bool inside) {
 void BtEngine::run_emitted(u64 host, bool inside) {
   CpuState& s = v_.s;
   prepare(inside);
+  if (inside) s.gpr[esp] -= resume_esp_;
   s.link.resume_at = host;
   // The timer may have fired since boundary(): its zero in `poll` was overwritten just now.
   if (guard_->event()) s.link.poll = s.link.pending = 0;
@@ -269,6 +276,10 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   if (reason != ExitReason::boundary) import_state(s);
   // These two leave with a linear address.
   if (reason == ExitReason::lookup || reason == ExitReason::link) s.eip -= s.segment(Seg::cs).base;
+  if (reason == ExitReason::host_fault || reason == ExitReason::miss) {
+    if (const CodeCache::Site site = left_at(); site.block != nullptr)
+      s.gpr[esp] += static_cast<u32>(i32{site.block->point(site.point).esp_pending});
+  }
   if (!s.fpu_live) return;
   // Emitted x87 code has every exception masked (mode::x87_unmasked), so it moves the instruction pointer alone (guest/cpu_state.h).
   s.fpu.fdp = fdp;
@@ -276,18 +287,21 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   s.fpu.fip = x87_pointer();
 }
 
-// FIP as the exit left it: what was stored, unless the exit cut a run of x87 instructions.
-u32 BtEngine::x87_pointer() {
+CodeCache::Site BtEngine::left_at() {
   using contract::ExitReason;
   const EmittedLink& link = v_.s.link;
-  CodeCache::Site site;
-  if (static_cast<ExitReason>(link.exit_reason) == ExitReason::interpret) {
-    site = cache_.interpret_site(static_cast<u32>(link.exit_argument));
-  } else if (static_cast<ExitReason>(link.exit_reason) == ExitReason::host_fault) {
-    site = cache_.find_host(guard_->last().pc);
-  } else if (static_cast<ExitReason>(link.exit_reason) == ExitReason::miss) {
-    site = cache_.find_host(link.exit_argument - 1);
+  switch (static_cast<ExitReason>(link.exit_reason)) {
+    case ExitReason::interpret: return cache_.interpret_site(static_cast<u32>(link.exit_argument));
+    case ExitReason::host_fault: return cache_.find_host(guard_->last().pc);
+    case ExitReason::miss: return cache_.find_host(link.exit_argument - 1);
+    default: return {};
   }
+}
+
+// FIP as the exit left it: what was stored, unless the exit cut a run of x87 instructions.
+u32 BtEngine::x87_pointer() {
+  const EmittedLink& link = v_.s.link;
+  const CodeCache::Site site = left_at();
   if (site.block == nullptr) return link.x87_pointer;
   for (u32 index = site.point; index-- != 0;) {
     const InsnPoint point = site.block->point(index);
@@ -330,7 +344,7 @@ BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
     return Next::go_on;
   }
   if (block.uses_fpu && !v_.s.fpu_live && (v_.s.cr0 & (cr0::ts | cr0::em)) == 0) load_fpu();
-  resume_ = cache_.base() + block.host_offset + block.point(point).host_offset;
+  resume_at(block, point);
   return Next::go_on;
 }
 
@@ -360,7 +374,6 @@ BtEngine::Next BtEngine::on_fault() {
   Block& block = *site.block;
   s.eip = guest_eip(block, site.point);
   const InsnPoint point = block.point(site.point);
-  const u64 here = cache_.base() + block.host_offset + point.host_offset;
   const bool shadowed = point.shadowed;
   if (shadowed) s.shadow = Shadow::sti;
   if (!shadowed && (guard_->event() || s.link.poll == 0)) {  // a poll: boundary() does what is due
@@ -370,7 +383,7 @@ BtEngine::Next BtEngine::on_fault() {
     const u32 eip = s.eip;
     if (boundary() == Next::stop) return Next::stop;
     if (cache_.generation() == generation && s.eip == eip && mode_is(block.key)) {
-      resume_ = here;
+      resume_at(block, site.point);
     } else {
       counters_.skipped_instructions += block.insn_count() - std::min(site.point, block.insn_count());
     }
@@ -378,7 +391,7 @@ BtEngine::Next BtEngine::on_fault() {
   }
   if (block.uses_fpu && !s.fpu_live && (s.cr0 & (cr0::ts | cr0::em)) == 0 && fault.address_known && fault.address == 0) {
     load_fpu();
-    resume_ = here;
+    resume_at(block, site.point);
     return Next::go_on;
   }
   if ((block.key.mode & mode::window) != 0 && fault.address_known) {

@@ -122,7 +122,9 @@ class BtEngine final : public Engine, private CodeWatcher {
   void prepare(bool inside);                               // export
   void link_to(Block& block);                              // patches the exit that led here
   void rearm();
-  void drop_resume();  // gives up going on inside a block
+  void resume_at(const Block& block, u32 point);
+  [[nodiscard]] CodeCache::Site left_at();  // where the last exit was in its block, if it was at an instruction
+  void drop_resume();                       // gives up going on inside a block
   void load_fpu();
   [[nodiscard]] u32 x87_pointer();
 
@@ -161,7 +163,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   u32 fpu_credit_ = 0;
   u32 link_exit_ = ~0u;  // direct exit to link once its target is known
   u64 link_generation_ = 0;
-  u64 resume_ = 0;  // host address to enter next instead of looking EIP up; 0: none
+  u32 resume_esp_ = 0;  // what emitted code has not put into r12 there
+  u64 resume_ = 0;      // host address to enter next instead of looking EIP up; 0: none
   std::vector<DirectSite> direct_sites_;
   Next after_call_ = Next::go_on;  // after an exit at a boundary
   std::exception_ptr failure_;     // C++ exceptions do not pass through emitted code

@@ -19,7 +19,7 @@ BtEngine::Next BtEngine::on_window_fault(Block& block, u32 point, i64 distance) 
   const bool inside = distance >= 0 && distance < static_cast<i64>(contract::linear_size);
   const u32 linear = static_cast<u32>(distance);
   if (inside && v_.mem.map_window(linear, write)) {
-    resume_ = cache_.base() + block.host_offset + block.point(point).host_offset;
+    resume_at(block, point);
     return Next::go_on;
   }
   if (!v_.mem.window_open()) {  // closed meanwhile: blocks without a window go on
