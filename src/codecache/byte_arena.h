@@ -25,7 +25,7 @@ class ByteArena {
   }
   void clear() { chunks_.clear(); }
 
-  static constexpr std::size_t chunk_size = 64 * 1024;
+  static constexpr std::size_t chunk_size = std::size_t{64} * 1024;
 
  private:
   std::vector<std::unique_ptr<u8[]>> chunks_;

@@ -199,6 +199,7 @@ bool CodeCache::call_look_up(const Block& block, u32 point, u64 host) {
   static constexpr std::array<u8, 5> read{0x4F, 0x8B, 0x4C, 0xCD, 0x00};               // mov r9, [r13+r9*8+read_table]
   static constexpr std::array<u8, 8> write{0x4F, 0x8B, 0x8C, 0xCD, 0x00, 0x00, 0x80};  // mov r9, [r13+r9*8+write_table]
   static constexpr std::array<u8, 4> crossing{0x4F, 0x8D, 0x0C, 0x19};                 // lea r9, [r9+r11], in front of the load
+  static constexpr std::array<u8, 3> nop{0x0F, 0x1F, 0x00};
   static_assert(contract::read_table == 0 && contract::write_table == 0x800000);
   if (!block.valid) return false;
   u8* const code = region_.writable();
@@ -212,7 +213,7 @@ bool CodeCache::call_look_up(const Block& block, u32 point, u64 host) {
     const u32 stub = (crosses ? stubs_.look_up_crossing : stubs_.look_up)[writes ? 1 : 0];
     code[at] = 0xE8;
     patch32(at + 1, stub - (at + 5));
-    if (writes) std::memcpy(code + at + 5, "\x0F\x1F\x00", 3);  // a NOP in what is left
+    if (writes) std::ranges::copy(nop, code + at + 5);  // what is left
     return true;
   }
   return false;

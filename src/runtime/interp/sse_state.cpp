@@ -22,10 +22,13 @@ bool check_image(Vcpu& v, ImageOperand& image, Access access) {
          image.probe_last(access);
 }
 
-// What FXRSTOR reads besides the last byte.
+// What FXRSTOR reads besides the last byte. With 16-bit addresses each part's own offset wraps at 64 KiB, not the bytes inside of a part;
+// significand and exponent of an x87 register are two parts on Intel's CPUs.
 bool load_image(ImageOperand& operand, u8* out) {
-  for (unsigned at = 0; at < used_size; at += chunk) {
-    if (!operand.load_part(at, chunk, out)) return false;
+  constexpr unsigned significand = 8;
+  for (unsigned at = 0, bytes = significand; at < used_size; at += bytes) {
+    bytes = at < x87_size ? significand : chunk;
+    if (!operand.load_part(at, bytes, out)) return false;
   }
   return true;
 }

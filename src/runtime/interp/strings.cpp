@@ -123,6 +123,7 @@ Flow scas(Vcpu& v, const Insn& insn) {
 }  // namespace
 
 void add_strings(HandlerTable& t) {
+  // NOLINTBEGIN(bugprone-macro-parentheses): names of templates
 #define RING3_STRING(name)        \
   t.set(Row::name##b, name<u8>);  \
   t.set(Row::name##w, name<u16>); \
@@ -133,6 +134,7 @@ void add_strings(HandlerTable& t) {
   RING3_STRING(cmps)
   RING3_STRING(scas)
 #undef RING3_STRING
+  // NOLINTEND(bugprone-macro-parentheses)
 }
 
 }  // namespace ring3::interp
