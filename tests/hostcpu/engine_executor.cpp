@@ -18,8 +18,11 @@ bool pushes_error_code(u32 vector) { return vector == 8 || (vector >= 10 && vect
 
 EngineExecutor::EngineExecutor(Kind kind)
     : kind_(kind), region_(cache_bytes), state_(*new (region_.state_area()) CpuState), guest_(state_) {
-  if (kind == Kind::translator) {
-    bt_ = std::make_unique<BtEngine>(guest_.vcpu, region_, BtOptions{});
+  if (translates()) {
+    BtOptions options;
+    options.window_after = 0;
+    if (kind != Kind::windows) options.translator.optimizations.switch_off(Optimization::windows);
+    bt_ = std::make_unique<BtEngine>(guest_.vcpu, region_, options);
     engine_ = bt_.get();
   } else {
     interp_ = std::make_unique<InterpEngine>(guest_.vcpu);

@@ -22,15 +22,17 @@ class StateObserver {
 
 class EngineExecutor final : private ProgramWatcher {
  public:
-  enum class Kind : u8 { interpreter, translator };
+  enum class Kind : u8 { interpreter, translator, windows };  // windows: the translator, with all accesses through a window
 
   explicit EngineExecutor(Kind kind);
   ~EngineExecutor();
   EngineExecutor(const EngineExecutor&) = delete;
   EngineExecutor& operator=(const EngineExecutor&) = delete;
 
-  [[nodiscard]] std::string_view name() const { return translates() ? "translator" : "interpreter"; }
-  [[nodiscard]] bool translates() const { return kind_ == Kind::translator; }
+  [[nodiscard]] std::string_view name() const {
+    return kind_ == Kind::interpreter ? "interpreter" : kind_ == Kind::translator ? "translator" : "translator with windows";
+  }
+  [[nodiscard]] bool translates() const { return kind_ != Kind::interpreter; }
   // The data pages [data_base, data_end).
   [[nodiscard]] u8* data() { return guest_.data(); }
   [[nodiscard]] const CpuModel& model() const { return guest_.model; }
@@ -43,6 +45,8 @@ class EngineExecutor final : private ProgramWatcher {
   // The descriptor caches after the last run, as they were in the program.
   [[nodiscard]] const std::array<SegmentCache, segment_count>& segments() const { return segments_; }
 
+  // Whether the code ran with windows as its kind wants.
+  [[nodiscard]] bool windows_as_wanted() { return (guest_.vcpu.mem.stats().windows_opened != 0) == (kind_ == Kind::windows); }
   // How often this row was interpreted so far, faults included.
   [[nodiscard]] u64 interpreted(Row row) const { return stepper().executed()[static_cast<unsigned>(row)]; }
 

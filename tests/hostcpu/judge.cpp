@@ -41,6 +41,7 @@ Judge::Judge(const Options& options) : options_(options) {
     fmt::print("translator: skipped, emitted code does not run beside AddressSanitizer\n");
   } else if (options_.engine != "interp") {
     subjects_.push_back(std::make_unique<EngineExecutor>(EngineExecutor::Kind::translator));
+    subjects_.push_back(std::make_unique<EngineExecutor>(EngineExecutor::Kind::windows));
   }
   if (subjects_.empty()) throw std::runtime_error("nothing to judge");
   generator_ = std::make_unique<Generator>(assembler_, usable_rows());
@@ -357,6 +358,10 @@ bool Judge::summary() {
         fmt::print("{}: {} differs in {} of {} programs\n", row_name(static_cast<Row>(i)), subjects_[k]->name(), n, programs_of_row_[i]);
     }
     fmt::print("host CPU against {}: {} differences\n", subjects_[k]->name(), sum);
+    if (!subjects_[k]->windows_as_wanted()) {
+      ++broken;
+      fmt::print("{}: ran with windows, or without them, where it should not\n", subjects_[k]->name());
+    }
     differences += sum;
   }
   fmt::print("{} encodings are not the guest's, {} system calls\n", unannounced_, system_calls_);

@@ -95,7 +95,9 @@ Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
   return any_but(keep);
 }
 
+// There is at least one besides `keep`.
 Context& ContextPool::any_but(const Context* keep) {
+  if (count_ == 0) throw InternalError("no context to reuse");
   random_ = random_ * 1664525 + 1013904223;
   unsigned n = (random_ >> 16) % count_;
   if (contexts_[n].get() == keep) n = (n + 1) % count_;

@@ -267,9 +267,10 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
 }
 
 std::optional<u64> Memory::fill(u32 linear, Access access, bool user, Fault& fault) {
+  const u32 page = linear >> page_shift;
   if (!impl_->translate(linear, access, user, fault)) return std::nullopt;
   const Context& context = impl_->tables.data(user);
-  return (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
+  return (access == Access::write ? context.writes() : context.reads())[page];
 }
 
 std::optional<Translation> Memory::peek(u32 linear) const {

@@ -174,7 +174,7 @@ Walk PageWalker::peek(u32 linear) const {
     table = pdpte & address;
   }
   const auto read = [&](u64 base, u32 index) -> u64 {
-    const u64 at = (base + index * entry_size()) & a20_mask_;
+    const u64 at = (base + u64{index} * entry_size()) & a20_mask_;
     if (!memory_.is_ram(at)) return 0;
     return pae() ? memory_.read_entry<u64>(at) : memory_.read_entry<u32>(at);
   };

@@ -97,11 +97,11 @@ bool TableCopies::user(u32 page) const {
   const u32 known = index_[page / group_size];
   if (known == 0) return false;
   const u32 slot = page >> slot_shift();
-  const bool large = list_of(known) == plain;
-  const u8* const copies =
-      large ? directories_[directory_index_[slot / group_size] - 1u].copy.data() : groups_[list_of(known)][place_of(known)].copy.data();
+  const bool in_directory = list_of(known) == plain;
+  const u8* const copies = in_directory ? directories_[directory_index_[slot / group_size] - 1u].copy.data()
+                                        : groups_[list_of(known)][place_of(known)].copy.data();
   const std::size_t size = format_ == PagingFormat::pae ? sizeof(u64) : sizeof(u32);
-  return (copies[(large ? slot : page) % group_size * size] & entry_user) != 0;
+  return (copies[(in_directory ? slot : page) % group_size * size] & entry_user) != 0;
 }
 
 void TableCopies::forget(u32 page, StalePages& stale) {
