@@ -35,7 +35,7 @@ struct Page {
   void build(u32 at, GuestBlock& out) const {
     const u32 in_page = page_size - at;
     const BlockKey key{physical + at, linear + at, bench::kernel_mode, 0, 0xFFFFFFFF};
-    build_block(decoder, key, {bytes.data() + at, in_page}, in_page, max_block, out);
+    build_block(decoder, key, {bytes.data() + at, in_page}, in_page, max_block, {}, out);
   }
   BlockKey key(std::size_t block, u32 copy) const {
     BlockKey k = blocks[block].key;

@@ -53,6 +53,15 @@ struct Block {
     for (; index != 0; --index) (void)reader.next();
     return reader.next();
   }
+  // Instructions from `index` to the next way out, or to the end.
+  [[nodiscard]] u32 rest_of_segment(u32 index) const {
+    if (index >= instructions) return 0;
+    PointReader reader(points);
+    for (u32 i = 0; i <= index; ++i) (void)reader.next();
+    u32 count = 1;
+    while (index + count < instructions && !reader.next().segment) ++count;
+    return count;
+  }
   // Numbers of its direct exits.
   [[nodiscard]] Numbers exits() const { return {first_exit, first_exit + exit_count}; }
 };

@@ -32,7 +32,7 @@ Block* CodeCache::find(const BlockKey& key) const {
 
 void CodeCache::patch32(u32 offset, u32 value) { std::memcpy(region_.writable() + offset, &value, sizeof value); }
 
-u64* CodeCache::new_counter() { return &execution_counters_.emplace_back(0); }
+u64* CodeCache::new_counter() { return execution_counters_.emplace_back().data(); }
 
 Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const TranslatedBlock& translated, u64* counter) {
   const u32 number = static_cast<u32>(blocks_.size());
@@ -255,7 +255,7 @@ void CodeCache::kill(Block& block) {
   pages_.remove(block.first_piece);
   if (block.crosses_page) pages_.remove(block.first_piece + 1);
   if (const u64* executions = counter(block)) {
-    dead_instructions_ += *executions * block.insn_count();
+    dead_instructions_ += executions[1];
     counter_of_[block.number] = nullptr;
   }
   ++counters_.invalidated;
@@ -277,7 +277,7 @@ bool CodeCache::invalidate(PhysAddr address, u32 size) {
 u64 CodeCache::counted_instructions() const {
   u64 sum = dead_instructions_;
   for (const Block& block : blocks_) {
-    if (const u64* executions = counter(block)) sum += *executions * block.insn_count();
+    if (const u64* executions = counter(block)) sum += executions[1];
   }
   return sum;
 }

@@ -1,6 +1,7 @@
 // Installed translations: memory, look-up, links, page index, invalidation.
 #pragma once
 
+#include <array>
 #include <deque>
 #include <vector>
 
@@ -42,7 +43,7 @@ class CodeCache {
   [[nodiscard]] bool has_room(u64 bytes) const { return next_ + bytes + entry_patch_size <= region_.size(); }
   // Copies the code to `next_offset()` and enters the block into all indexes. `has_room` must hold.
   Block& install(const GuestBlock& guest, u64 second_page, const TranslatedBlock& translated, u64* counter);
-  // An 8-byte execution counter that lives until the next flush.
+  // Two counters that live until the next flush: executions of the block from its start, and of its instructions.
   [[nodiscard]] u64* new_counter();
 
   // --- links ---
@@ -98,11 +99,12 @@ class CodeCache {
   [[nodiscard]] const std::deque<Block>& blocks() const { return blocks_; }  // by number
   // Physical address of the second page of a block that crosses into one.
   [[nodiscard]] u64 second_page(const Block& block) const { return u64{pages_.piece(block.first_piece + 1).page} << page_shift; }
-  // Where its executions are counted, or null.
+  // Where its executions are counted (new_counter), or null.
   [[nodiscard]] const u64* counter(const Block& block) const {
     return block.number < counter_of_.size() ? counter_of_[block.number] : nullptr;
   }
-  // Guest instructions executed in emitted code, if blocks have counters: whole blocks, so early exits are the caller's to subtract.
+  // Guest instructions executed in emitted code, if blocks have counters: all up to the next way out of a block, so that exits before it
+  // are the caller's to subtract.
   [[nodiscard]] u64 counted_instructions() const;
   void check_invariants() const;  // throws InternalError
 
@@ -145,7 +147,7 @@ class CodeCache {
   std::vector<u32> orphans_;      // calls that shared one of the block that is being killed
   std::vector<u32> victims_;      // of the invalidation that is going on
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
-  std::deque<u64> execution_counters_;
+  std::deque<std::array<u64, 2>> execution_counters_;
   CacheCounters counters_;
   u64 dead_instructions_ = 0;
   u64 generation_ = 0;

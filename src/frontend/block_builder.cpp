@@ -42,7 +42,14 @@ bool ends_block(const Insn& insn) {
   }
 }
 
-void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8> page_bytes, u32 in_page, u32 max_insns, GuestBlock& out) {
+// A jump to the next instruction is left out: whether it is taken cannot be told from where control goes then.
+bool is_conditional(const Insn& insn) {
+  if (insn.info().family != Family::control || insn.operand_count != 1 || insn.operand[0].kind != OperandKind::rel) return false;
+  return insn.row != Row::jmp && insn.row != Row::call && insn.target != 0;
+}
+
+void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8> page_bytes, u32 in_page, u32 max_insns,
+                 const GoesOn& goes_on, GuestBlock& out) {
   out.clear();
   out.key = key;
   const bool code32 = (key.mode & mode::code32) != 0;
@@ -58,7 +65,7 @@ void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8
       out.crosses_page = true;
       return;
     }
-    if (ends_block(insn)) return;
+    if (ends_block(insn) && !(goes_on && is_conditional(insn) && goes_on(out.length))) return;
   }
 }
 

@@ -188,8 +188,6 @@ bool Emitter::emit_conditional(const Insn& insn) {
   if (!within_limit(target)) return false;
   if (target <= linear() && !hold_poll_) poll();
   patchable_jump({0x0F, static_cast<u8>(0x80u | condition)}, target);
-  jump_direct(next_linear());
-  ended_ = true;
   return true;
 }
 
@@ -202,8 +200,6 @@ bool Emitter::emit_loop(const Insn& insn) {
   const std::array<u8, 5> head{0x67, opcode, 2, 0xEB, 5};  // taken: over the short jump; not taken: over the first long jump
   a_.embed(head.data(), head.size());
   patchable_jump({0xE9}, target);
-  jump_direct(next_linear());
-  ended_ = true;
   return true;
 }
 

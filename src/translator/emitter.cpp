@@ -20,7 +20,7 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   key_ = block.key;
   block_ = &block;
   out_ = &out;
-  if (counter != nullptr) count_execution(counter);
+  count_execution(counter);
   const SiteForms::Page* const forms = forms_.page(key_.physical);
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
@@ -29,11 +29,14 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), static_cast<i8>(esp_pending_)});
     form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
+    out.points.back().segment = index_ != 0 && is_conditional(block.insns[index_ - 1]);
     if (index_ != 0 && poll_at_ == index_) poll();
     emit_insn(insn);
     hold_poll_ = insn.row == Row::sti;
     guest_offset_ += insn.length;
     ++index_;
+    if (ended_) break;
+    if (is_conditional(insn)) count_execution(counter);
   }
   write_esp();
   out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
@@ -183,10 +186,17 @@ bool Emitter::moves_x87_pointer(Row row) {
 }
 
 void Emitter::count_execution(u64* counter) {
+  const std::vector<Insn>& insns = block_->insns;
+  if (counter == nullptr || index_ == insns.size()) return;
+  u32 count = 1;
+  while (index_ + count < insns.size() && !is_conditional(insns[index_ + count - 1])) ++count;
   a_.mov(x86::r9, Imm(reinterpret_cast<u64>(counter)));
-  a_.mov(x86::r8, x86::qword_ptr(x86::r9));
-  a_.lea(x86::r8, x86::ptr(x86::r8, 1));
-  a_.mov(x86::qword_ptr(x86::r9), x86::r8);
+  for (const i32 word : {0, 1}) {
+    if (word == 0 && index_ != 0) continue;
+    a_.mov(x86::r8, x86::qword_ptr(x86::r9, word * 8));
+    a_.lea(x86::r8, x86::ptr(x86::r8, word == 0 ? 1 : static_cast<i32>(count)));
+    a_.mov(x86::qword_ptr(x86::r9, word * 8), x86::r8);
+  }
 }
 
 }  // namespace ring3

@@ -26,7 +26,7 @@ class Emitter {
   // `base` is the host address of the code cache's offset 0, `at` the offset where the block will be installed.
   Emitter(asmjit::CodeHolder& holder, const TranslatorOptions& options, const SiteForms& forms, const Stubs& stubs, u64 base, u32 at);
 
-  // `counter`: host address of an 8-byte execution counter, or null.
+  // `counter`: host address of two counters, of executions and of instructions, or null.
   void emit(const GuestBlock& block, u64* counter, TranslatedBlock& out);
 
  private:
@@ -54,7 +54,7 @@ class Emitter {
   void check_fpu();
   void store_x87_pointer();  // behind a run of emitted x87 instructions
   [[nodiscard]] static bool moves_x87_pointer(Row row);
-  void count_execution(u64* counter);
+  void count_execution(u64* counter);  // of the instructions up to the next way out; `counter` may be null
   [[nodiscard]] bool must_interpret(const Insn& insn) const;
   [[nodiscard]] static bool uses_x87(const Insn& insn);
   [[nodiscard]] static asmjit::x86::Mem field(i32 offset, u32 size);

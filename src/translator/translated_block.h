@@ -18,6 +18,7 @@ struct InsnPoint {
   bool shadowed = false;    // follows an STI of the same block: no interrupt comes in before it
   bool x87 = false;         // emitted x87 code: EmittedLink::x87_pointer is written once behind a run of these
   bool moves_fip = false;   // a non-control x87 instruction
+  bool segment = false;     // follows a way out of the block: executions are counted anew from here on
 };
 
 enum class ExitKind : u8 {

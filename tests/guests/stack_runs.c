@@ -41,6 +41,10 @@ static const struct Piece pieces[] = {
     {5, 1, {0x66, 0x8D, 0x54, 0x24, 0}},  // lea dx, [esp + disp8]
     {4, 1, {0x0F, 0xB6, 0x44, 0x24}},  // movzx eax, byte [esp + disp8]
     {2, 0, {0x89, 0xE3}},              // mov ebx, esp
+    {3, 0, {0x75, 1, 0x50}},           // jnz over push eax
+    {3, 0, {0x72, 1, 0x58}},           // jb over pop eax
+    {5, 0, {0xE2, 3, 0x83, 0xC4, 8}},  // loop over add esp, 8
+    {3, 0, {0xE3, 1, 0x53}},           // jecxz over push ebx
     {3, 1, {0x83, 0xC4, 0}},           // add esp, imm8
     {2, 0, {0x01, 0xD0}},              // add eax, edx
     {2, 0, {0x31, 0xC9}},              // xor ecx, ecx
@@ -59,7 +63,7 @@ static const struct Piece pieces[] = {
     {10, 0, {0xE8, 2, 0, 0, 0, 0xEB, 3, 0xC2, 8}},  // call a ret 8
     {4, 0, {0x31, 0xC9, 0xF7, 0xF1}},  // xor ecx, ecx; div ecx
 };
-enum { usual = 28 };  // the ones behind these are drawn less often
+enum { usual = 32 };  // the ones behind these are drawn less often
 
 static u32 state = 20261128;
 

@@ -76,7 +76,7 @@ bool Declined::emits(const std::vector<u8>& bytes, const Variation& variation) {
   std::vector<u8> code(bytes.begin(), bytes.begin() + insn.length);
   code.insert(code.end(), {0x90, 0x90});
   GuestBlock block;
-  build_block(decoder_, key, code, page_size, 3, block);
+  build_block(decoder_, key, code, page_size, 3, {}, block);
   SiteForms sites;
   if (variation.misaligned) sites.at(code_at).unaligned = true;
   TranslatedBlock out;

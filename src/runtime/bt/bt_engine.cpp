@@ -218,7 +218,7 @@ void BtEngine::resume_at(const Block& block, u32 point) {
 void BtEngine::drop_resume() {
   if (resume_ == 0) return;
   const CodeCache::Site site = cache_.find_host(resume_);
-  if (site.block != nullptr) counters_.skipped_instructions += site.block->insn_count() - site.point;
+  if (site.block != nullptr) counters_.skipped_instructions += site.block->rest_of_segment(site.point);
   resume_ = 0;
 }
 
@@ -340,7 +340,7 @@ BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
                      v_.s.eip == guest_eip(block, point) && v_.s.shadow == Shadow::none && !v_.s.halted && v_.s.pending_debug == 0 &&
                      (!block.uses_fpu || (v_.s.cr0 & (cr0::ts | cr0::em)) == 0);
   if (!stays) {
-    counters_.skipped_instructions += block.insn_count() - std::min(point, block.insn_count());
+    counters_.skipped_instructions += block.rest_of_segment(point - 1) - 1;
     return Next::go_on;
   }
   if (block.uses_fpu && !v_.s.fpu_live && (v_.s.cr0 & (cr0::ts | cr0::em)) == 0) load_fpu();
@@ -385,7 +385,7 @@ BtEngine::Next BtEngine::on_fault() {
     if (cache_.generation() == generation && s.eip == eip && mode_is(block.key)) {
       resume_at(block, site.point);
     } else {
-      counters_.skipped_instructions += block.insn_count() - std::min(site.point, block.insn_count());
+      counters_.skipped_instructions += block.rest_of_segment(site.point);
     }
     return Next::go_on;
   }
@@ -414,7 +414,7 @@ BtEngine::Next BtEngine::on_fault() {
   } else if (fault.signal == SIGSEGV && !limit && !changed) {
     forms_.at(physical).unaligned = true;
     ++counters_.unaligned_sites;
-    counters_.skipped_instructions += block.insn_count() - site.point - 1;
+    counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
     cache_.invalidate({physical}, 1);  // every block with this instruction: the others would not learn of it, and fault each time
     return Next::go_on;
   }

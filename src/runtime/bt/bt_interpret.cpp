@@ -118,7 +118,7 @@ Resume BtEngine::interpret_here(u32 number) {
       return {cache_.base() + block.host_offset + site.after, 0};
     }
   }
-  counters_.skipped_instructions += block.insn_count() - site.point - 1;
+  if (options_.count) counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
   if (!to_loop) return go_on_at_eip();
   if (outcome != StepOutcome::stop) return leave(Next::go_on);
   stop_ = stepper_.stop_info();

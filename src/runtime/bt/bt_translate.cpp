@@ -79,7 +79,17 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   // An instruction that reaches over the limit of CS is the interpreter's, which raises the fault.
   const u64 within = u64{key.cs_limit} - (key.linear - key.cs_base) + 1;
   const auto visible = [&](u64 count) { return static_cast<std::size_t>(std::min(count, within)); };
-  build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, guest_);
+  // Not into what is translated already: it would be there twice.
+  GoesOn goes_on;
+  if (options_.translator.optimizations.on(Optimization::superblocks)) {
+    goes_on = [&](u32 offset) {
+      BlockKey next = key;
+      next.physical += offset;
+      next.linear += offset;
+      return cache_.find(next) == nullptr;
+    };
+  }
+  build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, goes_on, guest_);
   PhysAddr second;
   // An instruction across the border begins a block: the walk for its second half marks that page accessed, which it must not be before
   // the instruction executes.
@@ -88,7 +98,7 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
     std::vector<u8> joined(bytes, bytes + in_page);
     const u8* rest = v_.mem.ram().at(second);
     joined.insert(joined.end(), rest, rest + longest_insn);
-    build_block(decoder_, key, {joined.data(), visible(joined.size())}, in_page, options_.max_block, guest_);
+    build_block(decoder_, key, {joined.data(), visible(joined.size())}, in_page, options_.max_block, goes_on, guest_);
   }
   if (guest_.insns.empty()) return nullptr;
   if (any_breakpoint(v_.s)) stop_before_breakpoint();

@@ -23,7 +23,7 @@ BtEngine::Next BtEngine::on_window_fault(Block& block, u32 point, i64 distance) 
     return Next::go_on;
   }
   if (!v_.mem.window_open()) {  // closed meanwhile: blocks without a window go on
-    counters_.skipped_instructions += block.insn_count() - point;
+    counters_.skipped_instructions += block.rest_of_segment(point);
     return Next::go_on;
   }
   // The interpreter fills the tables, or reaches what they cannot hold, or raises the guest's fault.
@@ -43,7 +43,7 @@ BtEngine::Next BtEngine::on_window_fault(Block& block, u32 point, i64 distance) 
       ++counters_.window_leavers;
     }
     if (changed) {
-      counters_.skipped_instructions += block.insn_count() - point - 1;
+      counters_.skipped_instructions += block.rest_of_segment(point) - 1;
       cache_.invalidate({physical}, 1);
       return Next::go_on;
     }

@@ -32,7 +32,7 @@ class CacheListingTest : public testing::Test {
     for (const int b : bytes) *ram_.at({to++}) = static_cast<u8>(b);
     GuestBlock guest;
     const u32 in_page = page_size - (at & page_mask);
-    build_block(decoder_, {at, 0xC0000000 + at, kernel_mode, 0, 0xFFFFFFFF}, {ram_.at({at}), in_page}, in_page, 64, guest);
+    build_block(decoder_, {at, 0xC0000000 + at, kernel_mode, 0, 0xFFFFFFFF}, {ram_.at({at}), in_page}, in_page, 64, {}, guest);
     u64* counter = cache_.new_counter();
     *counter = count;
     TranslatedBlock translated;
@@ -107,7 +107,7 @@ TEST_F(CacheListingTest, PageCrossing) {
   std::memcpy(ram_.at({0x8000}), rest, sizeof rest);
   std::vector<u8> joined{0xB8, 0x78, 0x56, 0x34, 0x12};
   GuestBlock guest;
-  build_block(decoder_, {0x3FFF, 0x3FFF, kernel_mode, 0, 0xFFFFFFFF}, joined, 1, 64, guest);
+  build_block(decoder_, {0x3FFF, 0x3FFF, kernel_mode, 0, 0xFFFFFFFF}, joined, 1, 64, {}, guest);
   TranslatedBlock translated;
   translator_.translate(guest, {}, cache_.next_offset(), nullptr, translated);
   cache_.install(guest, 0x8000, translated, nullptr);
