@@ -52,7 +52,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   block.first_exit = static_cast<u32>(exits_.size());
   for (const DirectExit& exit : translated.exits) {
     const bool has_stub = exit.kind != ExitKind::table_call;
-    if (has_stub) {
+    if (has_stub && exit.kind != ExitKind::landing_in) {
       patch32(next_ + exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
       if (exit.number_offset == 0) continue;  // leads out of the page: never linked
       patch32(next_ + exit.number_offset, static_cast<u32>(exits_.size()));
@@ -60,7 +60,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
     const u32 stub = has_stub ? next_ + exit.stub_offset : Block::none;
     exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, stub, exit.target, exit.kind});
     ++block.exit_count;
-    if (exit.kind == ExitKind::landing) join_landing(static_cast<u32>(exits_.size()) - 1);
+    if (is_landing(exit.kind)) join_landing(static_cast<u32>(exits_.size()) - 1);
   }
   for (const InterpretSite& site : translated.interpret_sites) {
     patch32(next_ + site.number_offset, static_cast<u32>(sites_.size()));
@@ -116,6 +116,11 @@ void CodeCache::share_call(u32 number, u32 with) {
   exit.to = to.number;
   exit.next = to.incoming;
   to.incoming = number;
+}
+
+u32 CodeCache::landing(const BlockKey& key) const {
+  const u32 number = find_landing(key);
+  return number == NumberTable::none ? 0 : exits_[number].patch_offset - 1;
 }
 
 u32 CodeCache::way_in(const Block& block) const {
@@ -231,7 +236,7 @@ void CodeCache::kill(Block& block) {
   }
   block.incoming = Block::none;
   for (const u32 number : block.exits()) {
-    if (exits_[number].kind == ExitKind::landing) {
+    if (is_landing(exits_[number].kind)) {
       const BlockKey behind = target_key(exits_[number]);
       if (find_landing(behind) == number) landings_.remove(number, hash(behind));
     }
@@ -243,7 +248,14 @@ void CodeCache::kill(Block& block) {
   for (const u32 number : orphans_) {
     if (blocks_[exits_[number].from].valid) join_landing(number + 1);
   }
-  // Jump tables may still lead here: mov r8d, EIP; jmp miss.
+  // Jump tables may still lead to its landings: they lead on to the miss stub.
+  for (const u32 number : block.exits()) {
+    const Exit& exit = exits_[number];
+    if (exit.kind != ExitKind::landing_in) continue;
+    region_.writable()[exit.patch_offset - 1] = 0xE9;
+    patch32(exit.patch_offset, exit.stub_offset - (exit.patch_offset + 4));
+  }
+  // And here: mov r8d, EIP; jmp miss.
   u8* entry = region_.writable() + block.host_offset;
   entry[0] = 0x41;
   entry[1] = 0xB8;

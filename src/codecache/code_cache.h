@@ -62,6 +62,8 @@ class CodeCache {
   // Where a jump table leads for this block, an offset from the cache's base: to the landing of the CALL in front of it, if one is known,
   // as that is where the host expects a RET to go; else to the block's start.
   [[nodiscard]] u32 way_in(const Block& block) const;
+  // The landing for this key, or 0.
+  [[nodiscard]] u32 landing(const BlockKey& key) const;
   // Patches the exit's jump so that it leads straight to `to`, or, if that crosses into a page which may be another one next time, to where
   // the jump table leads. No effect if either end is dead.
   void link(u32 number, Block& to);
@@ -126,6 +128,7 @@ class CodeCache {
   [[nodiscard]] bool links_to(const Block& block, u32 number) const;
   [[nodiscard]] BlockKey target_key(const Exit& exit) const;
   [[nodiscard]] u32 find_landing(const BlockKey& key) const;
+  [[nodiscard]] static bool is_landing(ExitKind kind) { return kind == ExitKind::landing || kind == ExitKind::landing_in; }
   void join_landing(u32 number);
   void share_call(u32 number, u32 with);
   void patch32(u32 offset, u32 value);

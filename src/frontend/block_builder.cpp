@@ -43,9 +43,10 @@ bool ends_block(const Insn& insn) {
 }
 
 // A jump to the next instruction is left out: whether it is taken cannot be told from where control goes then.
-bool is_conditional(const Insn& insn) {
-  if (insn.info().family != Family::control || insn.operand_count != 1 || insn.operand[0].kind != OperandKind::rel) return false;
-  return insn.row != Row::jmp && insn.row != Row::call && insn.target != 0;
+bool is_way_out(const Insn& insn) {
+  if (insn.info().family != Family::control || insn.operand_count != 1) return false;
+  if (insn.operand[0].kind != OperandKind::rel) return insn.row == Row::call;
+  return insn.row != Row::jmp && insn.target != 0;
 }
 
 void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8> page_bytes, u32 in_page, u32 max_insns,
@@ -65,7 +66,7 @@ void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8
       out.crosses_page = true;
       return;
     }
-    if (ends_block(insn) && !(goes_on && is_conditional(insn) && goes_on(out.length))) return;
+    if (ends_block(insn) && !(goes_on && is_way_out(insn) && goes_on(insn, out.length))) return;
   }
 }
 

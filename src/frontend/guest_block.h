@@ -30,14 +30,15 @@ struct GuestBlock {
 // ends behind it.
 [[nodiscard]] bool ends_block(const Insn& insn);
 
-// True: an instruction that ends a block, but control may reach the next one in line, and nothing else may have changed.
-[[nodiscard]] bool is_conditional(const Insn& insn);
+// True: an instruction that ends a block, but control may reach the next one in line, at once or by a RET, and nothing else has changed
+// then.
+[[nodiscard]] bool is_way_out(const Insn& insn);
 
 // Decodes from `page_bytes`, the guest memory from `key.linear` to the end of its page, followed by up to 15 bytes of the next page if
 // that can be fetched (`in_page` says how many bytes lie in the first page). At most `max_insns` instructions, at least one unless the
 // first one is undecodable (then the block is empty and the interpreter raises what is due).
-// The block goes on behind a conditional jump where `goes_on` says so, for the offset of the next instruction; it may be empty: nowhere.
-using GoesOn = std::function<bool(u32 offset)>;
+// The block goes on behind a way out where `goes_on` says so, for the offset of the next instruction; it may be empty: nowhere.
+using GoesOn = std::function<bool(const Insn& insn, u32 offset)>;
 void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8> page_bytes, u32 in_page, u32 max_insns,
                  const GoesOn& goes_on, GuestBlock& out);
 

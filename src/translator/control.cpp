@@ -80,7 +80,13 @@ void Emitter::call_table() {
 // Nothing comes here but a guest's RET. The return address is looked up like any other, its slot of the jump table leads here if it is in
 // the same page, and then the host has predicted the RET. The host's return region holds nothing that counts: RET writes what it pops.
 void Emitter::landing() {
-  if (in_page(next_linear())) patchable_jump({0xE9}, next_linear(), ExitKind::landing);
+  if (!in_page(next_linear())) return;
+  if (!goes_on()) {
+    patchable_jump({0xE9}, next_linear(), ExitKind::landing);
+    return;
+  }
+  pending_exits_.push_back({static_cast<u32>(a_.offset()) + 1, 0, 0, next_linear(), ExitKind::landing_in});
+  fpu_checked_ = false;
 }
 
 void Emitter::emit_cold_exits(TranslatedBlock& out) {
@@ -90,7 +96,10 @@ void Emitter::emit_cold_exits(TranslatedBlock& out) {
       continue;
     }
     exit.stub_offset = static_cast<u32>(a_.offset());
-    if (in_page(exit.target)) {
+    if (exit.kind == ExitKind::landing_in) {
+      a_.mov(x86::r8d, exit.target);
+      a_.jmp(Imm(base_ + stubs_.miss));
+    } else if (in_page(exit.target)) {
       a_.mov(field(offset::eip, 4), exit.target);
       a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
       exit.number_offset = static_cast<u32>(a_.offset()) - 4;
@@ -176,7 +185,7 @@ bool Emitter::emit_control(const Insn& insn) {
       if (o.kind != OperandKind::rel || insn.operand_count != 1) return false;
       return emit_conditional(insn);
   }
-  ended_ = true;
+  ended_ = insn.row != Row::call || !goes_on();
   return true;
 }
 

@@ -29,14 +29,14 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), static_cast<i8>(esp_pending_)});
     form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
-    out.points.back().segment = index_ != 0 && is_conditional(block.insns[index_ - 1]);
+    out.points.back().segment = index_ != 0 && is_way_out(block.insns[index_ - 1]);
     if (index_ != 0 && poll_at_ == index_) poll();
     emit_insn(insn);
     hold_poll_ = insn.row == Row::sti;
     guest_offset_ += insn.length;
     ++index_;
     if (ended_) break;
-    if (is_conditional(insn)) count_execution(counter);
+    if (is_way_out(insn)) count_execution(counter);
   }
   write_esp();
   out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_)});
@@ -189,7 +189,7 @@ void Emitter::count_execution(u64* counter) {
   const std::vector<Insn>& insns = block_->insns;
   if (counter == nullptr || index_ == insns.size()) return;
   u32 count = 1;
-  while (index_ + count < insns.size() && !is_conditional(insns[index_ + count - 1])) ++count;
+  while (index_ + count < insns.size() && !is_way_out(insns[index_ + count - 1])) ++count;
   a_.mov(x86::r9, Imm(reinterpret_cast<u64>(counter)));
   for (const i32 word : {0, 1}) {
     if (word == 0 && index_ != 0) continue;

@@ -116,10 +116,11 @@ class Emitter {
   bool emit_control(const Insn& insn);
   bool emit_conditional(const Insn& insn);
   bool emit_loop(const Insn& insn);
-  void jump_direct(u32 target);                       // inline, ends the path
-  void call_direct(u32 target);                       // the same, by a call of the host if `returns` is on
-  void call_table();                                  // the same, to the linear address in r8d
-  void landing();                                     // behind the call; ends the path
+  void jump_direct(u32 target);  // inline, ends the path
+  void call_direct(u32 target);  // the same, by a call of the host if `returns` is on
+  void call_table();             // the same, to the linear address in r8d
+  void landing();                // behind the call; ends the path unless the block goes on
+  [[nodiscard]] bool goes_on() const { return index_ + 1 < block_->insns.size(); }
   [[nodiscard]] bool within_limit(u32 target) const;  // a linear address, against the limit of CS
   void check_target(const Gp& eip);                   // 64-bit name of the register; faults beyond the limit of CS
   void target_linear(const Gp& eip);                  // r8d

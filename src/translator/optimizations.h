@@ -17,7 +17,7 @@
   X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor") \
   X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")  \
   X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                               \
-  X(superblocks, "superblocks", "a block goes on behind a conditional jump")
+  X(superblocks, "superblocks", "a block goes on behind a conditional jump or a call")
 
 namespace ring3 {
 

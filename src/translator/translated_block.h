@@ -26,6 +26,7 @@ enum class ExitKind : u8 {
   call,        // a CALL of the host for a guest's CALL, with the displacement that leads to its target
   table_call,  // the same by the jump table: the `lea r9` in front of it, which the code cache may overwrite; there is no stub
   landing,     // the jump behind either of these to the code at the return address, whose jump-table slot leads to the landing
+  landing_in,  // the same where that code follows in the block: a jump to the stub is written over it when the block dies
 };
 
 // A direct jump whose target lies in the same guest page: `patch_offset` is the 4-byte displacement of a host jump, which leads to the

@@ -34,7 +34,7 @@ std::vector<std::string> translate(const Snippet& snippet) {
   const u32 size = static_cast<u32>(snippet.bytes.size());
   GuestBlock guest;
   build_block(
-      decoder, key, snippet.bytes, std::min(size, page_size - (snippet.at & page_mask)), 64, [](u32) { return true; }, guest);
+      decoder, key, snippet.bytes, std::min(size, page_size - (snippet.at & page_mask)), 64, [](const Insn&, u32) { return true; }, guest);
   if (guest.length != size) throw UserError(fmt::format("'{}': only {} of {} bytes make up a block", snippet.name, guest.length, size));
   SiteForms forms;
   for (const u32 offset : snippet.misaligned) forms.at(key.physical + offset).unaligned = true;

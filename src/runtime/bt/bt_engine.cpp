@@ -336,7 +336,7 @@ BtEngine::Next BtEngine::handle_exit() {
 
 BtEngine::Next BtEngine::go_on_in(Block& block, u32 point, u64 generation) {
   // Only the fall-through stays in the block, and only if the block, its mode and its page are still what they were.
-  const bool stays = cache_.generation() == generation && point < block.insn_count() && mode_is(block.key) &&
+  const bool stays = cache_.generation() == generation && point < block.insn_count() && !block.point(point).segment && mode_is(block.key) &&
                      v_.s.eip == guest_eip(block, point) && v_.s.shadow == Shadow::none && !v_.s.halted && v_.s.pending_debug == 0 &&
                      (!block.uses_fpu || (v_.s.cr0 & (cr0::ts | cr0::em)) == 0);
   if (!stays) {

@@ -131,7 +131,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
   void fill_jumps_ahead(const Block& block);
-  void lead_to_landing(u32 linear, BlockKey key);
+  void lead_to_landing(const DirectExit& exit, BlockKey key);
   Block* translate(const BlockKey& key, PhysAddr physical);
   void stop_before_breakpoint();  // shortens guest_
   [[nodiscard]] bool second_page(u32 linear, PhysAddr& out);

@@ -70,6 +70,10 @@ void BtEngine::fill_jumps_ahead(const Block& block) {
       continue;
     (void)v_.mem.set_jump(other.key.linear, cache_.way_in(other));
     ++counters_.jumps_ahead;
+    for (const u32 exit_number : other.exits()) {
+      const CodeCache::Exit& exit = cache_.exit(exit_number);
+      if (exit.kind == ExitKind::landing_in) (void)v_.mem.set_jump(exit.target, exit.patch_offset - 1);
+    }
   }
 }
 
@@ -82,11 +86,13 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   // Not into what is translated already: it would be there twice.
   GoesOn goes_on;
   if (options_.translator.optimizations.on(Optimization::superblocks)) {
-    goes_on = [&](u32 offset) {
+    const bool behind_calls = options_.translator.optimizations.on(Optimization::returns);
+    goes_on = [&, behind_calls](const Insn& insn, u32 offset) {
+      if (insn.row == Row::call && !behind_calls) return false;
       BlockKey next = key;
       next.physical += offset;
       next.linear += offset;
-      return cache_.find(next) == nullptr;
+      return cache_.find(next) == nullptr && cache_.landing(next) == 0;
     };
   }
   build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, goes_on, guest_);
@@ -116,20 +122,24 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   keep_sites(guest_, block, translated_);
   if (options_.chain) {
     for (const DirectExit& exit : translated_.exits) {
-      if (exit.kind == ExitKind::landing) lead_to_landing(exit.target, key);
+      if (exit.kind == ExitKind::landing || exit.kind == ExitKind::landing_in) lead_to_landing(exit, key);
     }
   }
   if (v_.traces(Trace::blocks)) trace_block(*v_.trace, block, cache_.base());
   return &block;
 }
 
-// The translation of a CALL is new, and RETs were led to the code behind it already: from now on the host shall predict them.
-void BtEngine::lead_to_landing(u32 linear, BlockKey key) {
+// The translation of a CALL is new. If the code behind it is part of it, RETs can go there at once; if RETs were led to that code already,
+// from now on the host shall predict them.
+void BtEngine::lead_to_landing(const DirectExit& exit, BlockKey key) {
+  key.physical = (key.physical & ~u64{page_mask}) | (exit.target & page_mask);
+  key.linear = exit.target;
   const auto* jumps = reinterpret_cast<const u32*>(v_.s.link.context + contract::jump_table);
-  if (jumps[linear] == 0) return;
-  key.physical = (key.physical & ~u64{page_mask}) | (linear & page_mask);
-  key.linear = linear;
-  if (const Block* const block = cache_.find(key)) (void)v_.mem.set_jump(linear, cache_.way_in(*block));
+  if (const Block* const block = cache_.find(key)) {
+    if (jumps[exit.target] != 0) (void)v_.mem.set_jump(exit.target, cache_.way_in(*block));
+  } else if (const u32 landing = cache_.landing(key); exit.kind == ExitKind::landing_in && landing != 0) {
+    (void)v_.mem.set_jump(exit.target, landing);
+  }
 }
 
 // An instruction with a breakpoint is not translated, and no block runs into it.

@@ -148,7 +148,8 @@ bool BtEngine::rehearse(Block& block) {
     const bool stays = mode_is(block.key);
     point = points.next();
     const bool falls_through = stays && s.eip == block.key.linear + point.guest_offset - block.key.cs_base;
-    if (!falls_through || k + 1 == block.insn_count() || !point.emitted) {
+    // A call of the next instruction leaves all the same.
+    if (!falls_through || stepper_.last_row() == Row::call || k + 1 == block.insn_count() || !point.emitted) {
       record_->snapshot(s, block.uses_fpu);
       break;
     }
