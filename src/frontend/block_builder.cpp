@@ -56,9 +56,10 @@ void build_block(const Decoder& decoder, const BlockKey& key, std::span<const u8
   const bool code32 = (key.mode & mode::code32) != 0;
   while (out.insns.size() < max_insns && out.length < in_page) {
     Insn& insn = out.insns.emplace_back();
-    if (decoder.decode(page_bytes.subspan(out.length), code32, insn) != DecodeStatus::ok) {
+    const DecodeStatus status = decoder.decode(page_bytes.subspan(out.length), code32, insn);
+    if (status != DecodeStatus::ok) {
       out.insns.pop_back();
-      out.truncated = true;
+      out.truncated = status == DecodeStatus::need_more;  // undefined ones need no more bytes: the page behind is not fetched from
       return;
     }
     out.length += insn.length;

@@ -193,6 +193,17 @@ static void not_accessed(void) {
     check_done("behind it");
     check("pte", (u32)get_pte(&space, border) & p_accessed, p_accessed);
   }
+  // An undefined opcode is one from its own bytes alone.
+  static const u8 undefined[] = {0xFE, 0xF8};
+  for (u32 before = 2; before < 15; before++) {
+    place(before);
+    for (u32 i = 0; i < sizeof(undefined); i++) *(u8*)(first_page + page_bytes - before + i) = undefined[i];
+    set_second(open_page);
+    struct Cpu cpu = user_cpu((u8*)(border - before));
+    run_cpu(&cpu);
+    check_trap("undefined", v_opcode, 0, (u8*)(border - before));
+    check("pte", (u32)get_pte(&space, border) & p_accessed, 0);
+  }
 }
 
 void guest_main(void) {
