@@ -20,6 +20,9 @@ class Bus {
   virtual u32 io_read(u16 port, unsigned size) = 0;
   virtual void io_write(u16 port, unsigned size, u32 value) = 0;
 
+  // An access to this port raises no line, arms no timer and stops nothing: nothing has to be asked for again after it.
+  [[nodiscard]] virtual bool is_quiet(u16 /*port*/) const { return false; }
+
   // Physical accesses outside RAM; `size` is 1, 2, 4 or 8 and the access does not cross a page. Unknown addresses read as all ones.
   virtual u64 mmio_read(PhysAddr address, unsigned size) = 0;
   virtual void mmio_write(PhysAddr address, unsigned size, u64 value) = 0;

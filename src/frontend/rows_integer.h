@@ -28,7 +28,7 @@
   X(cld, CLD, flag, base, copy, 0x0, 0x400, 0x0) \
   X(clflush, CLFLUSH, mov, clflush, copy, 0x0, 0x0, 0x0) \
   X(cli, CLI, flag, base, in_cache, 0x0, 0x0, 0x0) \
-  X(clts, CLTS, system, base, runtime, 0x0, 0x0, 0x0) \
+  X(clts, CLTS, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(cmc, CMC, flag, base, copy, 0x1, 0x1, 0x0) \
   X(cmovb, CMOVB, mov, cmov, copy, 0x1, 0x0, 0x0) \
   X(cmovbe, CMOVBE, mov, cmov, copy, 0x41, 0x0, 0x0) \
@@ -102,9 +102,9 @@
   X(leave, LEAVE, stack, base, expand, 0x0, 0x0, 0x0) \
   X(les, LES, segment, base, runtime, 0x0, 0x0, 0x0) \
   X(lfs, LFS, segment, base, runtime, 0x0, 0x0, 0x0) \
-  X(lgdt, LGDT, system, base, runtime, 0x0, 0x0, 0x0) \
+  X(lgdt, LGDT, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(lgs, LGS, segment, base, runtime, 0x0, 0x0, 0x0) \
-  X(lidt, LIDT, system, base, runtime, 0x0, 0x0, 0x0) \
+  X(lidt, LIDT, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(lldt, LLDT, segment, base, runtime, 0x0, 0x0, 0x0) \
   X(lmsw, LMSW, system, base, runtime, 0x0, 0x0, 0x0) \
   X(lodsb, LODSB, string, base, expand, 0x400, 0x0, 0x0) \
@@ -120,9 +120,9 @@
   X(mov_from_cr, MOV, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(mov_from_dr, MOV, system, base, runtime, 0x0, 0x0, 0x0) \
   X(mov_from_sreg, MOV, segment, base, in_cache, 0x0, 0x0, 0x0) \
-  X(mov_to_cr, MOV, system, base, runtime, 0x0, 0x0, 0x0) \
+  X(mov_to_cr, MOV, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(mov_to_dr, MOV, system, base, runtime, 0x0, 0x0, 0x0) \
-  X(mov_to_sreg, MOV, segment, base, runtime, 0x0, 0x0, 0x0) \
+  X(mov_to_sreg, MOV, segment, base, in_cache, 0x0, 0x0, 0x0) \
   X(movbe, MOVBE, mov, movbe, copy, 0x0, 0x0, 0x0) \
   X(movsb, MOVSB, string, base, expand, 0x400, 0x0, 0x0) \
   X(movsd, MOVSD, string, base, expand, 0x400, 0x0, 0x0) \
@@ -140,7 +140,7 @@
   X(outsw, OUTSW, io, base, runtime, 0x400, 0x0, 0x0) \
   X(pause, PAUSE, mov, base, copy, 0x0, 0x0, 0x0) \
   X(pop, POP, stack, base, expand, 0x0, 0x0, 0x0) \
-  X(pop_sreg, POP, segment, base, runtime, 0x0, 0x0, 0x0) \
+  X(pop_sreg, POP, segment, base, in_cache, 0x0, 0x0, 0x0) \
   X(popa, POPA, stack, base, runtime, 0x0, 0x0, 0x0) \
   X(popf, POPF, stack, base, in_cache, 0x0, 0xCD5, 0x0) \
   X(push, PUSH, stack, base, expand, 0x0, 0x0, 0x0) \
@@ -149,7 +149,7 @@
   X(pushf, PUSHF, stack, base, in_cache, 0xCD5, 0x0, 0x0) \
   X(rcl, RCL, shift, base, copy, 0x1, 0x1, 0x800) \
   X(rcr, RCR, shift, base, copy, 0x1, 0x1, 0x800) \
-  X(rdmsr, RDMSR, system, msr, runtime, 0x0, 0x0, 0x0) \
+  X(rdmsr, RDMSR, system, msr, in_cache, 0x0, 0x0, 0x0) \
   X(rdpmc, RDPMC, system, rdpmc, runtime, 0x0, 0x0, 0x0) \
   X(rdrand, RDRAND, system, rdrand, runtime, 0x0, 0x8D5, 0x0) \
   X(rdseed, RDSEED, system, rdseed, runtime, 0x0, 0x8D5, 0x0) \
@@ -198,8 +198,8 @@
   X(stosw, STOSW, string, base, expand, 0x400, 0x0, 0x0) \
   X(str, STR, segment, base, runtime, 0x0, 0x0, 0x0) \
   X(sub, SUB, alu, base, copy, 0x0, 0x8D5, 0x0) \
-  X(sysenter, SYSENTER, system, sep, runtime, 0x0, 0x0, 0x0) \
-  X(sysexit, SYSEXIT, system, sep, runtime, 0x0, 0x0, 0x0) \
+  X(sysenter, SYSENTER, system, sep, in_cache, 0x0, 0x0, 0x0) \
+  X(sysexit, SYSEXIT, system, sep, in_cache, 0x0, 0x0, 0x0) \
   X(test, TEST, alu, base, copy, 0x0, 0x8C5, 0x10) \
   X(ud0, UD0, system, base, runtime, 0x0, 0x0, 0x0) \
   X(ud1, UD1, system, base, runtime, 0x0, 0x0, 0x0) \
@@ -207,7 +207,7 @@
   X(verr, VERR, segment, base, runtime, 0x0, 0x40, 0x0) \
   X(verw, VERW, segment, base, runtime, 0x0, 0x40, 0x0) \
   X(wbinvd, WBINVD, system, i486, runtime, 0x0, 0x0, 0x0) \
-  X(wrmsr, WRMSR, system, msr, runtime, 0x0, 0x0, 0x0) \
+  X(wrmsr, WRMSR, system, msr, in_cache, 0x0, 0x0, 0x0) \
   X(xadd, XADD, alu, i486, copy, 0x0, 0x8D5, 0x0) \
   X(xchg, XCHG, mov, base, copy, 0x0, 0x0, 0x0) \
   X(xlat, XLAT, mov, base, copy, 0x0, 0x0, 0x0) \

@@ -43,6 +43,24 @@ struct SegmentCheck {
   u32 base = 0;
 };
 
+// A descriptor of the GDT that a data segment register was loaded with at CPL 0: the same eight bytes under the same selector give the same
+// again. Only plain data of 4 GiB, so that no mode bit changes, is kept.
+struct LoadedDescriptor {
+  u64 bytes = 0;
+  SegmentCache cache;
+  u32 from_zero = 0;  // 1: its base is 0
+  SegmentCheck check;
+  u64 unused[2] = {};  // emitted code scales by 64
+};
+static_assert(sizeof(LoadedDescriptor) == 64);
+
+// Tables of one privilege that are right as they are: no flush since, and they are those that would be selected for `mode` with a flat CS.
+struct SelectedView {
+  u64 context = 0;  // host address (contract.h has the layout); 0: ask Memory
+  u32 mode = 0;     // mode bits (guest/block_key.h)
+  bool operator==(const SelectedView&) const = default;
+};
+
 // The words shared with emitted code. See translator/contract.h for who writes which and when.
 struct EmittedLink {
   u64 poll = 0;           // host address loaded at every poll; 0 makes the poll fault into the runtime
@@ -61,12 +79,17 @@ struct EmittedLink {
   u64 return_stack = 0;   // rsp while emitted code runs
   u64 interpreter = 0;    // host address of the function that interprets an instruction for emitted code, and its first argument
   u64 engine = 0;
-  u64 emitted_stack = 0;  // rsp of emitted code while a function that it called runs
-  u64 fill = 0;           // host address of the function that fills the tables
+  u64 emitted_stack = 0;               // rsp of emitted code while a function that it called runs
+  u64 fill = 0;                        // host address of the function that fills the tables
+  u64 missed = 0;                      // host address of the function that is called when they could not be filled
+  std::array<SelectedView, 2> view{};  // supervisor, user; kept by Memory
   // Per segment: host address of its base if it is present, writable, expand-up and 4 GiB long; 0 faults into the runtime.
   std::array<u64, segment_count> segment_gate{};
   std::array<SegmentCheck, segment_count> segment_check{};
-  std::array<SegmentCache, segment_count> exported{};  // the caches that the two arrays above were made from
+  std::array<SegmentCache, segment_count> exported{};  // the caches that the two arrays above and `segment_mode` were made from
+  static constexpr u32 loaded_count = 32;
+  std::array<LoadedDescriptor, loaded_count> loaded{};  // by the low bits of the selector's index
+  u32 segment_mode = 0;                                 // what segments say of the mode bits
 };
 
 // Model-specific registers that are nothing but storage to the guest (values after reset: SDM vol. 3, table 9-1 and 11.12.4).

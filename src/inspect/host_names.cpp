@@ -76,6 +76,12 @@ std::string stub_name(const Stubs& stubs, u64 at) {
                                                   {stubs.look_up[1], "look_up_write"},
                                                   {stubs.look_up_crossing[0], "look_up_crossing_read"},
                                                   {stubs.look_up_crossing[1], "look_up_crossing_write"},
+                                                  {stubs.load_segment[0], "load_es"},
+                                                  {stubs.load_segment[3], "load_ds"},
+                                                  {stubs.load_segment[4], "load_fs"},
+                                                  {stubs.load_segment[5], "load_gs"},
+                                                  {stubs.sysenter, "sysenter"},
+                                                  {stubs.sysexit, "sysexit"},
                                                   {stubs.enter, "enter"}};
   for (const auto& [offset, name] : all) {
     if (offset == at) return std::string(name);

@@ -159,6 +159,9 @@ void Board::mmio_write(PhysAddr address, unsigned size, u64 value) {
   devices_->map.mmio_write(address, size, value);
 }
 
+// Port 80h, which kernels write to in order to wait; 61h, which they read in loops: its counter has no interrupt.
+bool Board::is_quiet(u16 port) const { return port == 0x80 || port == 0x61; }
+
 bool Board::interrupt_requested() const { return devices_->pic.interrupt_requested(); }
 
 u8 Board::acknowledge_interrupt() {

@@ -56,6 +56,7 @@ class Board final : public Bus, private Clock, private SerialSink {
   u64 mmio_read(PhysAddr address, unsigned size) override;
   void mmio_write(PhysAddr address, unsigned size, u64 value) override;
   [[nodiscard]] bool interrupt_requested() const override;
+  [[nodiscard]] bool is_quiet(u16 port) const override;
   u8 acknowledge_interrupt() override;
   void service() override;
   [[nodiscard]] std::optional<Nanoseconds> next_deadline() const override;

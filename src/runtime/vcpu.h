@@ -39,6 +39,8 @@ class Vcpu {
   std::string missing;  // valid after Flow::missing
   // Runs x87, MMX and SSE instructions on the host's FPU (runtime/interp/native_stubs.h). Whoever constructs the Vcpu owns and sets it.
   NativeStubs* native = nullptr;
+  // Transfers of the usual kind may be done the short way (runtime/system/flat_transfers.h); the engine decides.
+  bool shortcuts = false;
   // Where traces go; null: nothing is traced. Set like `native`.
   TraceLog* trace = nullptr;
   [[nodiscard]] bool traces(Trace what) const { return trace != nullptr && trace->on(what); }

@@ -95,6 +95,7 @@ inline constexpr i32 interpreter = link + static_cast<i32>(offsetof(EmittedLink,
 inline constexpr i32 engine = link + static_cast<i32>(offsetof(EmittedLink, engine));
 inline constexpr i32 emitted_stack = link + static_cast<i32>(offsetof(EmittedLink, emitted_stack));
 inline constexpr i32 fill = link + static_cast<i32>(offsetof(EmittedLink, fill));
+inline constexpr i32 missed = link + static_cast<i32>(offsetof(EmittedLink, missed));
 inline constexpr i32 segment_gate = link + static_cast<i32>(offsetof(EmittedLink, segment_gate));
 inline constexpr i32 cr0 = offsetof(CpuState, cr0);
 inline constexpr i32 cr2 = offsetof(CpuState, cr2);
@@ -104,6 +105,20 @@ inline constexpr i32 tsc_offset = offsetof(CpuState, tsc_offset);
 inline constexpr i32 tsc_aux = offsetof(CpuState, msr) + static_cast<i32>(offsetof(MsrState, tsc_aux));
 inline constexpr i32 fpu_live = offsetof(CpuState, fpu_live);
 inline constexpr i32 fpu = offsetof(CpuState, fpu);
+inline constexpr i32 view = link + static_cast<i32>(offsetof(EmittedLink, view));
+inline constexpr i32 segment_mode = link + static_cast<i32>(offsetof(EmittedLink, segment_mode));
+inline constexpr i32 loaded = link + static_cast<i32>(offsetof(EmittedLink, loaded));
+inline constexpr i32 gdtr = offsetof(CpuState, gdtr);
+inline constexpr i32 idtr = offsetof(CpuState, idtr);
+inline constexpr i32 sysenter_cs = offsetof(CpuState, sysenter_cs);
+inline constexpr i32 sysenter_esp = offsetof(CpuState, sysenter_esp);
+inline constexpr i32 sysenter_eip = offsetof(CpuState, sysenter_eip);
+static_assert(sysenter_esp == sysenter_cs + 4 && sysenter_eip == sysenter_cs + 8);  // as the numbers of the MSRs
+inline constexpr i32 cpl = offsetof(CpuState, cpl);
+[[nodiscard]] constexpr i32 segment(unsigned number) { return static_cast<i32>(offsetof(CpuState, seg) + number * sizeof(SegmentCache)); }
+[[nodiscard]] constexpr i32 exported(unsigned number) {
+  return link + static_cast<i32>(offsetof(EmittedLink, exported) + number * sizeof(SegmentCache));
+}
 [[nodiscard]] constexpr i32 segment_check(unsigned segment) {
   return link + static_cast<i32>(offsetof(EmittedLink, segment_check) + segment * sizeof(SegmentCheck));
 }

@@ -81,7 +81,7 @@ bool Emitter::must_interpret(const Insn& insn) const {
   const RowInfo& info = insn.info();
   if (info.emission == Emission::runtime) return true;
   if (info.emission == Emission::in_cache && !options_.optimizations.on(Optimization::sensitive)) return true;
-  if ((options_.missing_features >> static_cast<unsigned>(insn.feature) & 1u) != 0) return true;  // #UD
+  if (lacks(insn.feature)) return true;  // #UD
   if ((options_.interpreted_families >> static_cast<unsigned>(info.family) & 1u) != 0) return true;
   if (info.family == Family::sse && (key_.mode & mode::osfxsr) == 0) return true;
   if ((key_.mode & mode::x87_unmasked) != 0 && uses_x87(insn)) return true;
@@ -101,6 +101,7 @@ bool Emitter::try_emit(const Insn& insn) {
   }
   if (insn.row == Row::lea) return emit_lea(insn);
   if (insn.row == Row::xlat) return emit_xlat();
+  if (form_.divides && emit_checked_division(insn)) return true;
   return emit_copy(insn);
 }
 
@@ -112,10 +113,18 @@ void Emitter::interpret(const Insn& insn) {
     out_->points.back().esp_pending = 0;
   }
   out_->points.back().emitted = false;
+  jump_to_interpreter();
+  if (ends_block(insn)) ended_ = true;
+}
+
+void Emitter::name_interpret_site() {
   a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
   out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
+}
+
+void Emitter::jump_to_interpreter() {
+  name_interpret_site();
   a_.jmp(Imm(base_ + interpret_stub()));
-  if (ends_block(insn)) ended_ = true;
 }
 
 bool Emitter::allows_pending_esp(const Insn& insn) const {

@@ -105,6 +105,9 @@ class Emitter {
   bool emit_lea(const Insn& insn);
   void fault_if_unmasking();  // FLDCW of the word at [r9 + r8]
 
+  // --- divide.cpp ---
+  bool emit_checked_division(const Insn& insn);
+
   // --- bit.cpp, stack.cpp, control.cpp, string.cpp, sensitive.cpp ---
   bool emit_bit_test(const Insn& insn);
   bool emit_xlat();
@@ -131,11 +134,28 @@ class Emitter {
   void emit_cold_exits(TranslatedBlock& out);
   bool emit_string(const Insn& insn);
   void string_pointer(const Gp& pointer, const Gp& distance, Seg segment, Table table, const asmjit::Label& bail);
+  void short_run(bool copies, unsigned size, const asmjit::Label& done);
   bool emit_sensitive(const Insn& insn);
   bool emit_pushf(const Insn& insn);
   bool emit_popf(const Insn& insn);
   bool emit_sti();
   bool emit_rdtsc(const Insn& insn);
+
+  // --- privileged.cpp: what only CPL 0 does in the cache ---
+  bool emit_privileged(const Insn& insn);
+  bool emit_clts();
+  bool emit_mov_to_cr0(const Insn& insn);
+  bool emit_msr(bool write);
+  bool emit_load_table(const Insn& insn, i32 table);
+  bool emit_load_segment(const Insn& insn);
+  bool emit_fast_system_call(bool exit);
+  // The arithmetic flags to r9 and back, so that glue may use them.
+  void save_flags(const Gp& scratch = asmjit::x86::r11);
+  void restore_flags(const Gp& scratch = asmjit::x86::r11);
+  void set_fpu_gate();         // from CR0 and fpu_live; changes flags and r11
+  void name_interpret_site();  // exit_argument: for the interpreter, should it have to do the instruction
+  void jump_to_interpreter();
+  [[nodiscard]] bool lacks(Feature feature) const { return (options_.missing_features >> static_cast<unsigned>(feature) & 1u) != 0; }
 
   Assembler a_;
   const TranslatorOptions& options_;

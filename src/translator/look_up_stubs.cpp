@@ -49,7 +49,7 @@ void emit_call(x86::Assembler& a, const Label& mxcsr) {
 
 }  // namespace
 
-void emit_look_up_stubs(x86::Assembler& a, const Label& exit, const Label& mxcsr, Stubs& stubs) {
+void emit_look_up_stubs(x86::Assembler& a, const Label& missed, const Label& mxcsr, Stubs& stubs) {
   const Label miss = a.newLabel();
   const Label failed = a.newLabel();
   const Label interpret = a.newLabel();
@@ -96,8 +96,7 @@ void emit_look_up_stubs(x86::Assembler& a, const Label& exit, const Label& mxcsr
   a.pop(x86::r8);
   a.bind(interpret);
   a.pop(field(offset::exit_argument, 8));
-  a.mov(field(offset::exit_reason, 4), static_cast<u32>(ExitReason::miss));
-  a.jmp(exit);
+  a.jmp(missed);
   stubs.look_up_end = static_cast<u32>(a.offset());
 }
 

@@ -11,6 +11,8 @@
 #define RING3_OPTIMIZATIONS(X)                                                                                       \
   X(sensitive, "sensitive", "CLI, STI, PUSHF, POPF and their like inside the cache instead of interpreted")          \
   X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")                                \
+  X(transfers, "transfers", "interrupts, exceptions and IRET between flat rings by a few comparisons")               \
+  X(divisions, "divisions", "a division that faulted is checked before the host does it")                            \
   X(views, "views", "memory tables outlive MOV CR3: compared with the guest's page tables, not emptied")             \
   X(jumps_ahead, "jumps-ahead", "the first look-up on a page fills the jump table for all known code of that page")  \
   X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")            \

@@ -60,7 +60,7 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       a_.mov(host_memory(2), x86::r11w);  // two of the four bytes (SDM vol. 2, PUSH)
       a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
       return true;
-    default: return false;
+    default: return cpl0 ? emit_privileged(insn) : insn.row == Row::sysenter && emit_fast_system_call(false);
   }
 }
 
@@ -118,9 +118,7 @@ bool Emitter::emit_popf(const Insn& insn) {
   a_.test(x86::r8d, flag::tf);
   a_.short_().jz(plain);
   a_.popfq();
-  a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
-  out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
-  a_.jmp(Imm(base_ + interpret_stub()));
+  jump_to_interpreter();
   a_.bind(plain);
   a_.mov(x86::r9d, x86::r8d);
   a_.and_(x86::r9d, flag::if_);

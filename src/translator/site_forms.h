@@ -13,10 +13,12 @@ namespace ring3 {
 struct SiteForm {
   bool unaligned = false;  // accessed memory misaligned: looks at both ends of the access
   bool calls = false;      // missed the tables: looks up by call (stubs.h)
+  bool divides = false;    // a division that faulted: compares first, and leaves what would fault to the interpreter
   u8 misses = 0;           // by host fault, while it does not
   bool wraps = false;      // its address left 4 GiB: formed with 32 bits in a window
   bool tables = false;     // met in a window what cannot be mapped there: uses the tables in every block
   u8 unmapped = 0;         // how often, while it does not
+  u8 faults = 0;           // guest faults that it raised in a window, while it does not
 };
 
 class SiteForms {

@@ -78,6 +78,59 @@ void Emitter::string_pointer(const Gp& pointer, const Gp& distance, Seg segment,
   a_.cmova(x86::r8d, x86::r9d);
 }
 
+// A short REP MOVS or REP STOS, as kernels use them to copy and clear structures: plain stores, where the host takes tens of cycles to
+// start its own. rsi and rdi are host addresses, ecx the count. Ends at `done` with ecx = 0, or falls through. Changes flags and r8.
+void Emitter::short_run(bool copies, unsigned size, const Label& done) {
+  const Label longer = a_.newLabel(), word = a_.newLabel(), tail = a_.newLabel();
+  constexpr unsigned most_bytes = 128;
+  const i32 step = copies ? 8 : 4;
+  a_.cmp(x86::ecx, most_bytes / size);
+  a_.ja(longer);
+  if (copies) {
+    // Elements are copied one after the other: a destination close behind the source repeats what was copied.
+    a_.mov(x86::r8, x86::rdi);
+    a_.sub(x86::r8, x86::rsi);
+    a_.cmp(x86::r8, step);
+    a_.jb(longer);
+  } else if (size == 4) {
+    a_.mov(x86::r8d, x86::eax);
+  } else {
+    a_.movzx(x86::r8d, size == 1 ? Gp(x86::al) : Gp(x86::ax));
+    a_.imul(x86::r8d, x86::r8d, size == 1 ? 0x01010101 : 0x00010001);
+  }
+  if (size > 1) a_.shl(x86::ecx, size == 2 ? 1 : 2);
+  a_.sub(x86::ecx, step);
+  a_.short_().jb(tail);
+  a_.bind(word);
+  if (copies) {
+    a_.mov(x86::r8, x86::qword_ptr(x86::rsi));
+    a_.mov(x86::qword_ptr(x86::rdi), x86::r8);
+    a_.add(x86::rsi, step);
+  } else {
+    a_.mov(x86::dword_ptr(x86::rdi), x86::r8d);
+  }
+  a_.add(x86::rdi, step);
+  a_.sub(x86::ecx, step);
+  a_.short_().jae(word);
+  a_.bind(tail);  // the low bits of ecx are those of the bytes that are left
+  for (i32 part = step / 2; part >= static_cast<i32>(size); part /= 2) {
+    const Label next = a_.newLabel();
+    const Gp piece = part == 4 ? Gp(x86::r8d) : part == 2 ? Gp(x86::r8w) : Gp(x86::r8b);
+    a_.test(x86::ecx, part);
+    a_.short_().jz(next);
+    if (copies) {
+      a_.mov(piece, x86::Mem(x86::rsi, 0, static_cast<u32>(part)));
+      a_.add(x86::rsi, part);
+    }
+    a_.mov(x86::Mem(x86::rdi, 0, static_cast<u32>(part)), piece);
+    a_.add(x86::rdi, part);
+    a_.bind(next);
+  }
+  a_.mov(x86::ecx, 0);
+  a_.jmp(done);
+  a_.bind(longer);
+}
+
 bool Emitter::emit_string(const Insn& insn) {
   const StringForm form = form_of(insn.row);
   if (form.size == 0 || insn.address_size != 4) return false;  // 16-bit addressing wraps SI and DI
@@ -104,8 +157,10 @@ bool Emitter::emit_string(const Insn& insn) {
   if (form.destination) string_pointer(x86::rdi, x86::r11, Seg::es, form.stores ? Table::write : Table::read, bail);
   if (rep) {
     // r8d = iterations of this run, r9d = iterations after it.
-    if (size > 1) a_.shr(x86::r8d, size == 2 ? 1 : 2);
-    a_.jz(bail);
+    if (size > 1) {
+      a_.shr(x86::r8d, size == 2 ? 1 : 2);
+      a_.jz(bail);
+    }
     a_.cmp(x86::r8d, x86::ecx);
     a_.cmova(x86::r8d, x86::ecx);
     a_.mov(x86::r9d, x86::ecx);
@@ -123,7 +178,10 @@ bool Emitter::emit_string(const Insn& insn) {
   if (rep) code[n++] = insn.rep == Rep::rep ? 0xF3 : 0xF2;
   if (form.size == 2) code[n++] = 0x66;
   code[n++] = form.opcode;
+  const Label run_done = a_.newLabel();
+  if (rep && form.stores) short_run(form.source, form.size, run_done);
   a_.embed(code.data(), n);
+  a_.bind(run_done);
 
   // Back to linear addresses without touching flags: x - entry == x + ~entry + 1.
   if (form.source) {
@@ -166,9 +224,7 @@ bool Emitter::emit_string(const Insn& insn) {
   a_.bind(bail);
   a_.popfq();
   a_.mov(x86::r10d, 10);
-  a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
-  out_->interpret_sites.push_back({static_cast<u32>(a_.offset()) - 4, index_});
-  a_.jmp(Imm(base_ + stubs_.exit_interpret));
+  jump_to_interpreter();
   a_.bind(out);
   return true;
 }

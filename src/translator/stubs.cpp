@@ -22,6 +22,8 @@ struct Places {
   Label leave;         // the general registers and flags are stored
   Label leave_no_fpu;  // nothing of the guest is in registers
   Label go_on;         // C++ -> emitted code at r11, with r8 as it is; the FPU is not touched
+  Label interpret;     // exit_argument is stored
+  Label missed;        // a look-up got no entry; exit_argument is stored
   Label mxcsr;
 };
 
@@ -156,7 +158,7 @@ Stubs emit_stubs(u64 base, std::vector<u8>& code) {
   holder.init(Environment::host(), base);
   x86::Assembler a(&holder);
   Stubs stubs;
-  const Places p{a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel()};
+  const Places p{a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel(), a.newLabel()};
   const auto leave = [&](u32& where, ExitReason reason) {
     where = static_cast<u32>(a.offset());
     a.mov(field(offset::exit_reason, 4), static_cast<u32>(reason));
@@ -177,10 +179,16 @@ Stubs emit_stubs(u64 base, std::vector<u8>& code) {
   a.jmp(x86::r9);
   a.align(AlignMode::kCode, 16);
   stubs.interpret = static_cast<u32>(a.offset());
+  a.bind(p.interpret);
   emit_interpret(a, p);
   a.align(AlignMode::kCode, 16);
   emit_go_on(a, p);
-  emit_look_up_stubs(a, p.exit, p.mxcsr, stubs);
+  emit_look_up_stubs(a, p.missed, p.mxcsr, stubs);
+  emit_sensitive_stubs(a, p.interpret, stubs);
+  a.bind(p.missed);
+  emit_store_registers(a);
+  a.mov(field(offset::exit_reason, 4), static_cast<u32>(ExitReason::miss));
+  emit_call(a, p, offset::missed);
   a.align(AlignMode::kCode, 16);
   stubs.enter = static_cast<u32>(a.offset());
   emit_enter(a, p);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "guest/registers.h"
 
 #include <asmjit/x86.h>
 
@@ -25,13 +26,19 @@ struct Stubs {
   std::array<u32, 2> look_up_crossing{};
   u32 look_up_begin = 0;  // a host fault from here to look_up_end belongs to the caller, whose return address is on top of the stack
   u32 look_up_end = 0;
+  // In: exit_argument is stored, for the interpreter, should it have to do the instruction. Flags are kept.
+  std::array<u32, segment_count> load_segment{};  // called; r8d = selector; r9 r11 change. Only ES, DS, FS and GS
+  u32 sysenter = 0;                               // r8d = the mode that it leads to
+  u32 sysexit = 0;
   u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
   u32 end = 0;    // first free offset
 };
 
 // Writes the stubs to the start of a code cache that is executed at host address `base`.
 [[nodiscard]] Stubs emit_stubs(u64 base, std::vector<u8>& code);
+// A part of it, in sensitive_stubs.cpp: `interpret` is what exit_argument is for.
+void emit_sensitive_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
 // A part of it, in look_up_stubs.cpp.
-void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& exit, const asmjit::Label& mxcsr, Stubs& stubs);
+void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& missed, const asmjit::Label& mxcsr, Stubs& stubs);
 
 }  // namespace ring3

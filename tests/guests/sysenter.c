@@ -2,12 +2,16 @@
 // ECX and EDX on the way back, and their faults.
 //
 // qemu: deviates in "faults" (takes a NULL selector with RPL bits for a good one)
+// qemu: deviates in "again" (the same)
+// qemu: deviates in "other modes" (checks no alignment)
 //
 // expect:
 //   MSRs: ok
 //   entry: ok
 //   return: ok
 //   faults: ok
+//   again: ok
+//   other modes on the way back: ok
 //   round trips under timer interrupts: ok
 // end
 #include "lib/guest.h"
@@ -99,6 +103,41 @@ static void faults(void) {
   check_trap("sysexit in ring 3", v_protection, 0, do_sysexit);
 }
 
+// SYSEXIT where ring 3 is in another mode than the last time: time stamps forbidden, alignment checked.
+SNIPPET(read_time, "rdtsc\n" DONE);
+SNIPPET(read_misaligned, "mov eax, [ebx + 1]\n" DONE);
+static void other_modes(void) {
+  enum { cr0_align = 1 << 18, v_alignment = 17 };
+  u32 cr0 = read_cr0(), cr4 = read_cr4();
+  for (u32 n = 0; n < 12; n++) {
+    bool tsd = n % 3 == 1, ac = n % 4 >= 2, am = n % 4 == 3;
+    write_cr4(tsd ? cr4 | cr4_tsd : cr4 & ~(u32)cr4_tsd);
+    write_cr0(am ? cr0 | cr0_align : cr0 & ~(u32)cr0_align);
+    struct Cpu cpu = kernel_cpu(do_sysexit);
+    cpu.ds = cpu.es = cpu.fs = cpu.gs = user_data;
+    cpu.eflags |= ac ? f_ac : 0;
+    cpu.ecx = (u32)user_stack + 0x800;
+    cpu.edx = (u32)read_time;
+    run_cpu(&cpu);
+    if (tsd) {
+      check_trap("rdtsc forbidden", v_protection, 0, read_time);
+    } else {
+      check_done("rdtsc allowed");
+    }
+    cpu.ebx = (u32)user_stack + 0x900;
+    cpu.edx = (u32)read_misaligned;
+    run_cpu(&cpu);
+    if (ac && am) {
+      check_trap("misaligned", v_alignment, 0, read_misaligned);
+    } else {
+      check_done("misaligned, not checked");
+    }
+    check("AC kept", trap.cpu.eflags & f_ac, ac ? f_ac : 0);
+  }
+  write_cr4(cr4);
+  write_cr0(cr0);
+}
+
 // A small system call: eax = eax * 2 + 1, returns to edx with stack ecx, as Linux's 32-bit entry does.
 SNIPPET(system_call, "push ecx\npush edx\nsti\nlea eax, [eax + eax + 1]\nnop\ncli\npop edx\npop ecx\nsti\nsysexit\n");
 SNIPPET(user_loop,
@@ -141,6 +180,16 @@ void guest_main(void) {
   back();
   group("faults");
   faults();
+  // The tables of the other ring are known by now.
+  group("again");
+  for (u32 n = 0; n < 3; n++) {
+    write_msr(msr_sysenter_eip, (u32)kernel_landing);
+    entry();
+    back();
+    faults();
+  }
+  group("other modes on the way back");
+  other_modes();
   group("round trips under timer interrupts");
   round_trips();
 }

@@ -64,6 +64,7 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
   reserve_low_memory();
   v_.mem.set_watcher(this);
+  v_.shortcuts = !options.lockstep && options.translator.optimizations.on(Optimization::transfers);
   v_.mem.set_keep_views(options.translator.optimizations.on(Optimization::views));
   if (options.translator.optimizations.on(Optimization::windows)) v_.mem.set_windows(options.window_after);
   if (options_.lockstep) {
@@ -89,9 +90,11 @@ void BtEngine::reset() {
 
 StopInfo BtEngine::run() {
   guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs(), return_region_);
+  calls_ = !options_.lockstep && options_.translator.optimizations.on(Optimization::direct) && !v_.traces(Trace::exits);
   v_.s.link.engine = reinterpret_cast<u64>(this);
   v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);
   v_.s.link.fill = reinterpret_cast<u64>(&fill_entry);
+  v_.s.link.missed = reinterpret_cast<u64>(&miss_entry);
   v_.s.link.return_stack = return_region_.middle();
   const u64 start_cycles = __rdtsc();
   const u64 start_ns = now();
@@ -177,18 +180,26 @@ BtEngine::Next BtEngine::boundary() {
   }
 }
 
-u32 BtEngine::mode_bits() const { return compute_mode_bits(v_.s) | (v_.mem.window_open() ? mode::window : 0); }
+u32 BtEngine::mode_bits() const {
+  CpuState& s = v_.s;
+  export_segments(s);
+  return same_segments_mode_bits();
+}
+
+u32 BtEngine::same_segments_mode_bits() const {
+  return v_.s.link.segment_mode | control_mode_bits(v_.s) | (v_.mem.window_open() ? mode::window : 0);
+}
 
 bool BtEngine::mode_is(const BlockKey& key) const {
   const SegmentCache& cs = v_.s.segment(Seg::cs);
   return mode_bits() == key.mode && cs.base == key.cs_base && cs.limit == key.cs_limit;
 }
 
-void BtEngine::select_mode() {
-  if (v_.mem.context_selected() && mode_is(mode_)) return;
+void BtEngine::select_mode(u32 bits) {
   const SegmentCache& cs = v_.s.segment(Seg::cs);
-  mode_ = {0, 0, compute_mode_bits(v_.s), cs.base, cs.limit};
-  v_.s.link.context = v_.mem.select_context(mode_.mode, cs.base, cs.limit);
+  if (v_.mem.context_selected() && bits == mode_.mode && cs.base == mode_.cs_base && cs.limit == mode_.cs_limit) return;
+  mode_ = {0, 0, bits & ~mode::window, cs.base, cs.limit};
+  v_.s.link.context = followed_ = v_.mem.select_context(mode_.mode, cs.base, cs.limit);
   if (v_.mem.window_open()) mode_.mode |= mode::window;
 }
 
@@ -270,6 +281,7 @@ void BtEngine::run_emitted(u64 host, bool inside) {
   s.link.x87_pointer = static_cast<u32>(s.fpu.fip);
   const u64 start = options_.count ? __rdtsc() : 0;
   reinterpret_cast<void (*)(CpuState*)>(cache_.base() + cache_.stubs().enter)(&s);
+  follow_context();
   if (options_.count) counters_.cycles_emitted += __rdtsc() - start;
   using contract::ExitReason;
   const auto reason = static_cast<ExitReason>(s.link.exit_reason);
@@ -409,6 +421,14 @@ BtEngine::Next BtEngine::on_fault() {
   if (step() == Next::stop) return Next::stop;
   const bool changed = cache_.generation() != generation;
   if (table_miss) ++counters_.misses_by_fault;
+  const Row row = stepper_.last_row();
+  if (fault.signal == SIGFPE && !changed && (row == Row::div || row == Row::idiv) && !forms_.at(physical).divides &&
+      options_.translator.optimizations.on(Optimization::divisions)) {
+    forms_.at(physical).divides = true;
+    counters_.skipped_instructions += block.insn_count() - site.point - 1;
+    cache_.invalidate({physical}, 1);
+    return Next::go_on;
+  }
   if (fault.signal == SIGSEGV && !limit && !changed && (table_miss || forms_.at(physical).unaligned)) {
     look_up_by_call(block, site.point, fault.pc);
   } else if (fault.signal == SIGSEGV && !limit && !changed) {

@@ -77,17 +77,25 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- run loop ---
   StopInfo loop();
   [[nodiscard]] u64 cycles_to_ns(u64 cycles) const;
-  Next boundary();                                        // events and interrupts at an instruction boundary; state is imported
-  void select_mode();                                     // mode_ and the context for the current state
+  Next boundary();                                  // events and interrupts at an instruction boundary; state is imported
+  void select_mode() { select_mode(mode_bits()); }  // mode_ and the context for the current state
+  void select_mode(u32 bits);
+  // Emitted code may have changed over to the tables of the other privilege by itself: due before anything that asks for the current ones.
+  void follow_context() {
+    if (v_.s.link.context == followed_) return;
+    followed_ = v_.s.link.context;
+    v_.mem.follow_context(followed_);
+  }
+  [[nodiscard]] u32 mode_bits() const;
   [[nodiscard]] bool mode_is(const BlockKey& key) const;  // the state is one that a block with this key is for
   [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
     return block.key.linear + block.point(point).guest_offset - block.key.cs_base;
   }
-  [[nodiscard]] u32 mode_bits() const;
-  [[nodiscard]] bool translatable() const;  // the mode
-  [[nodiscard]] bool must_step();           // the instruction at EIP is the interpreter's
-  Next step();                              // one instruction in the interpreter
-  Next enter(u64 host, bool inside);        // runs emitted code from `host`, handles its exit
+  [[nodiscard]] u32 same_segments_mode_bits() const;  // the same, if no segment changed since it was asked for
+  [[nodiscard]] bool translatable() const;            // the mode
+  [[nodiscard]] bool must_step();                     // the instruction at EIP is the interpreter's
+  Next step();                                        // one instruction in the interpreter
+  Next enter(u64 host, bool inside);                  // runs emitted code from `host`, handles its exit
   void run_emitted(u64 host, bool inside);
   Next handle_exit();
   Next enter_lockstep(Block& block);
@@ -104,13 +112,20 @@ class BtEngine final : public Engine, private CodeWatcher {
     u32 point = 0;
     u32 after = 0;  // host offset behind it, in the block
     u32 eip = 0;
-    bool fpu = false;    // works on the FPU state, which must be in CpuState then
-    bool plain = false;  // changes neither the mode nor a segment nor a virtual flag
+    bool fpu = false;             // works on the FPU state, which must be in CpuState then
+    bool plain = false;           // changes neither the mode nor a segment nor a virtual flag
+    bool loads_segments = false;  // may change a segment register, without a fault too
   };
   void keep_sites(const GuestBlock& guest, Block& block, const TranslatedBlock& translated);
   static contract::Resume interpret_entry(BtEngine* engine, u32 number) noexcept;
   contract::Resume interpret_here(u32 number);
-  contract::Resume go_on_at_eip();  // by the jump table of the context for the current state
+  void remember_descriptors();
+  // The end of both calls: where emitted code goes on after an instruction that stands before `point` of the block.
+  contract::Resume go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool in_block, u32 mode_now);
+  bool must_look();
+  static contract::Resume miss_entry(BtEngine* engine, u32 unused) noexcept;
+  contract::Resume miss_here();
+  contract::Resume go_on_at_eip(u32 mode_now);  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
   Next on_window_fault(Block& block, u32 point, i64 distance);
@@ -155,7 +170,9 @@ class BtEngine final : public Engine, private CodeWatcher {
   std::unique_ptr<CpuState> saved_state_;
   const Block* difference_ = nullptr;
   StopInfo stop_;
-  BlockKey mode_;  // mode bits, base and limit of CS; the addresses are not used
+  BlockKey mode_;      // mode bits, base and limit of CS; the addresses are not used
+  bool calls_ = true;  // instructions and misses are dealt with by calls from emitted code; else the shared stubs leave too
+  u64 followed_ = 0;   // EmittedLink::context as Memory knows it
   u64 armed_ = 0;
   u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
   u64 run_ns_ = 0;

@@ -1,8 +1,14 @@
 // Instructions that emitted code has interpreted without leaving: it calls, the interpreter does one instruction, and the cache goes on
 // behind it or, after a jump, by the jump table of the context that fits the new state. The run loop comes in only when there is something
 // for it to do: an event, an interrupt, a stop, a shadow, a mode that is not translated.
+#include <cstring>
+#include <utility>
+
+#include "base/error.h"
 #include "runtime/bt/bt_engine.h"
 #include "runtime/bt/emitted_state.h"
+#include "runtime/system/descriptor.h"
+#include "runtime/system/mode_bits.h"
 
 namespace ring3 {
 
@@ -46,6 +52,30 @@ bool is_plain(Row row) {
   }
 }
 
+// May the row change a segment register where it does not fault?
+bool loads_segments(Row row) {
+  switch (row) {
+    case Row::mov_to_sreg:
+    case Row::pop_sreg:
+    case Row::lds:
+    case Row::les:
+    case Row::lfs:
+    case Row::lgs:
+    case Row::lss:
+    case Row::call_far:
+    case Row::jmp_far:
+    case Row::ret_far:
+    case Row::iret:
+    case Row::int_:
+    case Row::int1:
+    case Row::int3:
+    case Row::into:
+    case Row::sysenter:
+    case Row::sysexit: return true;
+    default: return false;
+  }
+}
+
 bool is_fpu(Row row) {
   if (row == Row::invalid) return false;
   const Family family = row_info(row).family;
@@ -64,7 +94,29 @@ void BtEngine::keep_sites(const GuestBlock& guest, Block& block, const Translate
                              .after = translated.points[site.point + 1].host_offset,
                              .eip = guest_eip(block, site.point),
                              .fpu = is_fpu(insn.row),
-                             .plain = is_plain(insn.row)});
+                             .plain = is_plain(insn.row),
+                             .loads_segments = loads_segments(insn.row)});
+  }
+}
+
+// For Emitter::emit_load_segment: what a load at CPL 0 gave follows from selector and descriptor alone.
+void BtEngine::remember_descriptors() {
+  CpuState& s = v_.s;
+  if (s.cpl != 0 || !s.protected_mode()) return;
+  for (const Seg segment : {Seg::ds, Seg::es, Seg::fs, Seg::gs}) {
+    const SegmentCache& c = s.segment(segment);
+    LoadedDescriptor& known = s.link.loaded[(c.selector >> 3) % EmittedLink::loaded_count];
+    constexpr u16 plain = 0x93, plain_mask = 0x9F;  // as whole_data, accessed
+    if (is_null(c.selector) || (c.selector & 4u) != 0 || (c.attributes & plain_mask) != plain || c.limit != 0xFFFFFFFF) continue;
+    if (known.cache == c || rpl(c.selector) > c.dpl() || (c.selector | 7u) > s.gdtr.limit) continue;
+    const u32 address = s.gdtr.base + (c.selector & 0xFFF8u);
+    const u8* bytes = address % 8 == 0 ? v_.mem.direct(address, Access::read, false) : nullptr;
+    if (bytes == nullptr) continue;
+    Descriptor d;
+    std::memcpy(&d.low, bytes, 4);
+    std::memcpy(&d.high, bytes + 4, 4);
+    if (!(d.cache(c.selector) == c)) continue;  // loaded long ago
+    known = {d.low | u64{d.high} << 32, c, c.base == 0 ? 1u : 0u, segment_check_of(c), {}};
   }
 }
 
@@ -85,7 +137,7 @@ Resume BtEngine::leave(Next next) {
 
 Resume BtEngine::interpret_here(u32 number) {
   CpuState& s = v_.s;
-  if (v_.traces(Trace::exits)) [[unlikely]]
+  if (!calls_) [[unlikely]]
     return {};
   const DirectSite& site = direct_sites_[number];
   if (site.fpu && s.fpu_live) return {};
@@ -95,44 +147,92 @@ Resume BtEngine::interpret_here(u32 number) {
   const u64 deliveries = stepper_.deliveries();
   ++counters_.direct_interprets;
   ++counters_.skipped_instructions;
+  follow_context();
   import_state(s);
   s.eip = site.eip;
   const StepOutcome outcome = stepper_.execute(site.insn, site.handler);
+  if (site.loads_segments && outcome == StepOutcome::ok) remember_descriptors();
   // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.
   const bool in_block =
       s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
+  if (site.plain && in_block && outcome == StepOutcome::ok && site.point + 1 < block.insn_count() && !must_look()) {
+    export_status_flags(s);
+    return {cache_.base() + block.host_offset + site.after, 0};
+  }
+  const bool same_segments = !site.loads_segments && stepper_.deliveries() == deliveries;
+  const u32 mode_now = same_segments ? same_segments_mode_bits() : mode_bits();
+  return go_on_after(block, site.point + 1, site.after, outcome, in_block, mode_now);
+}
+
+// Is there something for the run loop to do after an instruction?
+bool BtEngine::must_look() {
+  const CpuState& s = v_.s;
   if (v_.bus.take_access()) [[unlikely]] {
     if (const auto deadline = v_.bus.next_deadline(); deadline && *deadline < armed_) rearm();
-    s.link.pending = v_.bus.interrupt_requested() ? 0 : s.link.always_valid;
-    if (guard_->event()) s.link.pending = 0;
+    v_.s.link.pending = v_.bus.interrupt_requested() ? 0 : s.link.always_valid;
+    if (guard_->event()) v_.s.link.pending = 0;
+    if (v_.bus.stop_requested()) return true;
   }
-  const bool to_loop = outcome != StepOutcome::ok || guard_->event() || v_.bus.stop_requested() || s.shadow != Shadow::none ||
-                       s.pending_debug != 0 || (s.link.pending == 0 && (s.eflags & flag::if_) != 0);
-  if (!to_loop && in_block && site.point + 1 < block.insn_count()) {
-    if (site.plain) {
-      export_status_flags(s);
-      return {cache_.base() + block.host_offset + site.after, 0};
-    }
-    if (mode_is(block.key)) {
-      export_state(s, s.link.pending == 0);
-      return {cache_.base() + block.host_offset + site.after, 0};
-    }
+  return guard_->event() || s.shadow != Shadow::none || s.pending_debug != 0 || (s.link.pending == 0 && (s.eflags & flag::if_) != 0);
+}
+
+Resume BtEngine::go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool in_block, u32 mode_now) {
+  CpuState& s = v_.s;
+  const bool to_loop = must_look() || outcome != StepOutcome::ok;
+  const SegmentCache& cs = s.segment(Seg::cs);
+  if (!to_loop && in_block && point < block.insn_count() && mode_now == block.key.mode && cs.base == block.key.cs_base &&
+      cs.limit == block.key.cs_limit) {
+    export_flags(s, s.link.pending == 0);
+    return {cache_.base() + block.host_offset + host_offset, 0};
   }
-  if (options_.count) counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
-  if (!to_loop) return go_on_at_eip();
+  if (options_.count) counters_.skipped_instructions += block.rest_of_segment(point - 1) - 1;
+  if (!to_loop) return go_on_at_eip(mode_now);
   if (outcome != StepOutcome::stop) return leave(Next::go_on);
   stop_ = stepper_.stop_info();
   return leave(Next::stop);
 }
 
-Resume BtEngine::go_on_at_eip() {
+Resume BtEngine::go_on_at_eip(u32 mode_now) {
   CpuState& s = v_.s;
-  select_mode();
+  select_mode(mode_now);
   if (must_step() || s.eip > mode_.cs_limit) return leave(Next::go_on);
-  export_state(s, s.link.pending == 0);
+  export_flags(s, s.link.pending == 0);
   const u32 linear = s.eip + mode_.cs_base;
   const auto* jumps = reinterpret_cast<const u32*>(s.link.context + contract::jump_table);
   return {cache_.base() + jumps[linear], linear};
+}
+
+Resume BtEngine::miss_entry(BtEngine* engine, u32) noexcept {
+  try {
+    return engine->miss_here();
+  } catch (...) {
+    engine->failure_ = std::current_exception();
+    return engine->leave(Next::stop);
+  }
+}
+
+// As on_miss, for emitted code that called. A block with FPU instructions takes the way out: what was interpreted could be one of them, and
+// their state must be in CpuState then.
+Resume BtEngine::miss_here() {
+  CpuState& s = v_.s;
+  if (!calls_) return {};
+  const CodeCache::Site site = cache_.find_host(s.link.exit_argument - 1);
+  if (site.block == nullptr) throw InternalError("a look-up was called from outside every block");
+  Block& block = *site.block;
+  if (block.uses_fpu) return {};
+  const u32 eip = guest_eip(block, site.point);
+  const InsnPoint after = block.point(site.point + 1);
+  const u64 generation = cache_.generation();
+  const u64 deliveries = stepper_.deliveries();
+  ++counters_.calls_unfilled;
+  ++counters_.skipped_instructions;
+  follow_context();
+  import_state(s);
+  s.eip = eip;
+  const StepOutcome outcome = std::exchange(fill_faulted_, false) ? stepper_.deliver() : stepper_.step();
+  const bool in_block = s.eip == block.key.linear + after.guest_offset - block.key.cs_base && cache_.generation() == generation &&
+                        stepper_.deliveries() == deliveries && v_.mem.context_selected();
+  return go_on_after(block, site.point + 1, after.host_offset, outcome, in_block, mode_bits());
 }
 
 }  // namespace ring3

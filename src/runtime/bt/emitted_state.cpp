@@ -1,5 +1,6 @@
 #include "runtime/bt/emitted_state.h"
 
+#include "runtime/system/mode_bits.h"
 #include "translator/contract.h"
 
 namespace ring3 {
@@ -11,8 +12,10 @@ constexpr u32 host_fixed_flags = 0x202;
 // Present, writable, expand-up data of 4 GiB: only its base matters.
 bool whole_data(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFFu; }
 
+}  // namespace
+
 // SDM vol. 3, 5.3 (limits) and 5.5 (types).
-SegmentCheck check_of(const SegmentCache& c) {
+SegmentCheck segment_check_of(const SegmentCache& c) {
   SegmentCheck out;
   out.base = c.base;
   if (!c.usable() || !c.is_code_or_data()) return out;
@@ -29,17 +32,18 @@ SegmentCheck check_of(const SegmentCache& c) {
 
 void export_segments(CpuState& s) {
   EmittedLink& l = s.link;
-  if (l.exported == s.seg) return;
-  l.exported = s.seg;
+  bool changed = false;
   for (unsigned i = 0; i < segment_count; ++i) {
+    if (l.exported[i] == s.seg[i]) continue;
+    changed = true;
+    l.exported[i] = s.seg[i];
     l.segment_gate[i] = whole_data(s.seg[i]) ? reinterpret_cast<u64>(&s.seg[i].base) : 0;
-    l.segment_check[i] = check_of(s.seg[i]);
+    l.segment_check[i] = segment_check_of(s.seg[i]);
   }
+  if (changed) l.segment_mode = segment_mode_bits(s);
 }
 
-}  // namespace
-
-void export_state(CpuState& s, bool interrupt_waits) {
+void export_flags(CpuState& s, bool interrupt_waits) {
   EmittedLink& l = s.link;
   l.always_valid = reinterpret_cast<u64>(&l.always_valid);
   l.host_flags = (s.eflags & flag::host) | host_fixed_flags;
@@ -48,6 +52,10 @@ void export_state(CpuState& s, bool interrupt_waits) {
   l.pending = interrupt_waits ? 0 : l.always_valid;
   l.poll = l.if_flag != 0 ? l.pending : l.always_valid;
   l.fpu_gate = s.fpu_live && (s.cr0 & (cr0::ts | cr0::em)) == 0 ? l.always_valid : 0;
+}
+
+void export_state(CpuState& s, bool interrupt_waits) {
+  export_flags(s, interrupt_waits);
   export_segments(s);
 }
 

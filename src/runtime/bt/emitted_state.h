@@ -10,6 +10,15 @@ namespace ring3 {
 // with IF clear it arms `pending` only, which STI and POPF copy.
 void export_state(CpuState& s, bool interrupt_waits);
 
+// The part of it that concerns flags and gates of the FPU.
+void export_flags(CpuState& s, bool interrupt_waits);
+
+// What emitted code checks accesses through a segment register with.
+[[nodiscard]] SegmentCheck segment_check_of(const SegmentCache& cache);
+
+// The part of it that concerns segments. Cheap where none has changed.
+void export_segments(CpuState& s);
+
 // As export_state after a change of nothing but general registers, memory and the flags in flag::host.
 void export_status_flags(CpuState& s);
 

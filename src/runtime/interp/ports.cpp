@@ -30,15 +30,19 @@ bool io_permitted(Vcpu& v, u16 port, unsigned size) {
   return ((u32{bits} >> (port & 7u)) & wanted) == 0 || refuse();
 }
 
+static void note_access(Vcpu& v, u16 port) {
+  if (!v.bus.is_quiet(port)) v.bus.note_access();
+}
+
 u32 read_port(Vcpu& v, u16 port, unsigned size) {
   v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
-  v.bus.note_access();
+  note_access(v, port);
   return v.bus.io_read(port, size);
 }
 
 void write_port(Vcpu& v, u16 port, unsigned size, u32 value) {
   v.s.pending_debug |= io_breakpoints_in(v.s, port, size);
-  v.bus.note_access();
+  note_access(v, port);
   v.bus.io_write(port, size, value);
 }
 

@@ -39,7 +39,7 @@ bool crosses(u32 linear, unsigned size) { return (linear & page_mask) + size > p
 
 struct Memory::Impl {
   Impl(CpuState& the_cpu, GuestRam& ram, Bus& bus)
-      : cpu(the_cpu), physical(ram, bus), walker(the_cpu, physical), tables(ram, walker, stats) {}
+      : cpu(the_cpu), physical(ram, bus), walker(the_cpu, physical), tables(ram, walker, stats, the_cpu.link.view) {}
 
   // An access cut at the page boundary; the second part may be empty.
   struct Parts {
@@ -343,6 +343,8 @@ bool Memory::is_code_page(PhysAddr address) const { return impl_->physical.is_co
 u64 Memory::select_context(u32 mode_bits, u32 cs_base, u32 cs_limit) {
   return impl_->tables.select({mode_bits, cs_base, cs_limit, 0}).base();
 }
+
+void Memory::follow_context(u64 base) { impl_->tables.follow(base); }
 
 bool Memory::context_selected() const { return impl_->tables.current() != nullptr; }
 

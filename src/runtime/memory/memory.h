@@ -152,6 +152,8 @@ class Memory {
   // r13 that was kept for it is void. Throws UserError when the host has no address space left.
   u64 select_context(u32 mode_bits, u32 cs_base = 0, u32 cs_limit = 0xFFFFFFFF);
   [[nodiscard]] bool context_selected() const;
+  // The CPU went over to the context with this base by itself: one that CpuState::link.view shows.
+  void follow_context(u64 base);
   static constexpr unsigned max_contexts = 64;
   // What `translate_fetch` of this privilege says holds for as long as this number does not change; no other context ever has the same.
   [[nodiscard]] u64 fetch_tag(bool user);

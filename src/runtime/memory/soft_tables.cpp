@@ -24,8 +24,14 @@ constexpr u32 most_pieces = 16384;
 
 }  // namespace
 
-SoftTables::SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats)
-    : ram_(ram), walker_(walker), pool_(ram), stats_(stats), writers_(ram.size() >> page_shift), users_(Context::Regions::count) {
+SoftTables::SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats, Views& views)
+    : ram_(ram),
+      walker_(walker),
+      pool_(ram),
+      views_(views),
+      stats_(stats),
+      writers_(ram.size() >> page_shift),
+      users_(Context::Regions::count) {
   last_key_[1].mode = mode::user;
 }
 
@@ -44,8 +50,8 @@ Context& SoftTables::select(ContextKey key) {
     } else {
       found = &pool_.take(user, mode_changes_, data_[!user]);
       ++(found->last_selected_ != 0 ? stats_.contexts_reused : stats_.contexts_made);
-      for (Context*& context : data_)
-        if (context == found) context = nullptr;
+      for (const bool privilege : {false, true})
+        if (data_[privilege] == found) set_data(privilege, nullptr);
       empty(*found);
       found = &pool_.shrink(*found);
       found->fetch_tag_ = ++fetch_tags_;
@@ -56,9 +62,14 @@ Context& SoftTables::select(ContextKey key) {
   if (windows_ && windows_after_ == 0 && found->window_ == nullptr) open_window(*found);
   found->last_selected_ = ++selections_;
   last_key_[user] = key;
-  data_[user] = found;
+  set_data(user, found);
   current_ = found;
   return *found;
+}
+
+void SoftTables::set_data(bool user, Context* context) {
+  data_[user] = context;
+  views_[user] = context != nullptr ? SelectedView{context->base(), context->key_.mode} : SelectedView{};
 }
 
 Context& SoftTables::select_data(bool user) {
@@ -92,7 +103,8 @@ void SoftTables::refresh(Context& context) {
 }
 
 void SoftTables::deselect() {
-  data_ = {};
+  set_data(false, nullptr);
+  set_data(true, nullptr);
   current_ = nullptr;
 }
 

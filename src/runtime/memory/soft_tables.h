@@ -4,6 +4,7 @@
 
 #include "base/types.h"
 #include "guest/address.h"
+#include "guest/cpu_state.h"
 #include "runtime/memory/context.h"
 #include "runtime/memory/context_pool.h"
 #include "runtime/memory/memory.h"
@@ -18,7 +19,9 @@ namespace ring3 {
 
 class SoftTables {
  public:
-  SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats);
+  using Views = std::array<SelectedView, 2>;
+  // `views` is kept up to date: what `data` gives, where that needs no selection.
+  SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& stats, Views& views);
 
   // Off: a flush drops everything but what is global, and address spaces share contexts.
   void set_keep(bool keep) { keep_ = keep; }
@@ -29,6 +32,10 @@ class SoftTables {
   Context& data(bool user) {
     Context* context = data_[user];
     return context != nullptr ? *context : select_data(user);
+  }
+  void follow(u64 base) {
+    for (Context* context : data_)
+      if (context != nullptr && context->base() == base) current_ = context;
   }
   // Null: `select` is due.
   [[nodiscard]] Context* current() const { return current_; }
@@ -84,6 +91,7 @@ class SoftTables {
     return reinterpret_cast<u64>(ram_.base()) + ram_page - (u64{page} << page_shift);
   }
   Context& select_data(bool user);
+  void set_data(bool user, Context* context);
   void refresh(Context& context);
   void link_write(Context& context, u32 page, u64 ram_page);
   void unlink_write(Context& context, u32 page);
@@ -102,7 +110,8 @@ class SoftTables {
   GuestRam& ram_;
   const PageWalker& walker_;
   ContextPool pool_;
-  std::array<Context*, 2> data_{};        // [user]; null after a flush
+  std::array<Context*, 2> data_{};  // [user]; null after a flush
+  Views& views_;
   std::array<ContextKey, 2> last_key_{};  // [user]
   Context* current_ = nullptr;
   u64 selections_ = 0;

@@ -1,6 +1,7 @@
 // Events through interrupt and trap gates: SDM vol. 2, INT n ("Operation", protected mode) and vol. 3, 6.11 to 6.15.
 #include "runtime/system/delivery.h"
 
+#include "runtime/system/flat_transfers.h"
 #include "runtime/system/privilege.h"
 #include "runtime/system/rows.h"
 #include "runtime/system/stack_switch.h"
@@ -8,14 +9,8 @@
 namespace ring3 {
 namespace {
 
-struct Event {
-  u8 vector = 0;
+struct Event : GateEvent {
   u32 ext = 1;  // 0 for INT n, INT3 and INTO: goes into error codes of faults during delivery
-  bool check_dpl = false;
-  bool has_error_code = false;
-  u32 error_code = 0;
-  u32 return_eip = 0;
-  u32 pushed_eflags = 0;
 };
 
 // Error code that names an IDT entry.
@@ -56,6 +51,7 @@ bool fetch_handler_segment(Vcpu& v, const Event& e, u16 selector, Descriptor& co
 // One attempt. Flow::jumped: the CPU is at the handler's first instruction. Flow::fault: `v.fault`, registers unchanged.
 Flow attempt(Vcpu& v, const Event& e) {
   CpuState& s = v.s;
+  if (v.shortcuts && deliver_flat(v, e)) return Flow::jumped;
   if (!s.protected_mode()) return missing(v, "interrupt or exception in real mode");
   if (s.v8086()) return missing(v, "interrupt or exception in v8086 mode");
 

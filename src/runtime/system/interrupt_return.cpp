@@ -1,6 +1,7 @@
 // IRET in protected mode (SDM vol. 2, IRET/IRETD, "PROTECTED-MODE-RETURN"). Returns to v8086 mode and from nested tasks
 // are not there; the latter are checked, and end the run if they would succeed.
 #include "runtime/system/far_return.h"
+#include "runtime/system/flat_transfers.h"
 #include "runtime/system/privilege.h"
 #include "runtime/system/rows.h"
 #include "runtime/system/stack_switch.h"
@@ -28,6 +29,7 @@ Flow return_from_task(Vcpu& v) {
 
 Flow iret(Vcpu& v, const Insn& insn) {
   CpuState& s = v.s;
+  if (v.shortcuts && insn.operand_size == 4 && return_flat(v)) return Flow::jumped;
   if (!s.protected_mode()) return missing(v, "IRET in real mode");
   if (s.v8086()) return missing(v, "IRET in v8086 mode");
   s.nmi_masked = false;  // SDM vol. 3, 6.7.1: even if the IRET faults

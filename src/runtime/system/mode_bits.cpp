@@ -18,24 +18,13 @@ bool limited(const SegmentCache& c) { return c.usable() && !(plain_data(c) && c.
 
 }  // namespace
 
-u32 compute_mode_bits(const CpuState& s) {
+u32 segment_mode_bits(const CpuState& s) {
   u32 bits = 0;
   const SegmentCache& cs = s.segment(Seg::cs);
   const SegmentCache& ss = s.segment(Seg::ss);
   if (cs.big()) bits |= mode::code32;
   if (whole(cs)) bits |= mode::cs_flat;
   if (ss.big()) bits |= mode::stack32;
-  if (s.cpl == 3) bits |= mode::user;
-  if (s.cpl == 0) bits |= mode::cpl0;
-  if (s.v8086()) bits |= mode::v8086;
-  if ((s.eflags & flag::tf) != 0) bits |= mode::trap;
-  if ((s.cr4 & cr4::osfxsr) != 0) bits |= mode::osfxsr;
-  if ((s.cr4 & cr4::tsd) != 0 && s.cpl != 0) bits |= mode::tsc_faults;
-  if (s.cpl == 3 && (s.cr0 & cr0::am) != 0 && (s.eflags & flag::ac) != 0) bits |= mode::alignment_checks;
-  if (s.protected_mode()) bits |= mode::protected_mode;
-  constexpr u16 x87_masks = 0x3F;
-  if ((s.fpu.fcw & x87_masks) != x87_masks) bits |= mode::x87_unmasked;
-
   const SegmentCache& ds = s.segment(Seg::ds);
   const SegmentCache& es = s.segment(Seg::es);
   if (plain_data(ds) && plain_data(es) && plain_data(ss) && whole(ds) && whole(es) && whole(ss)) bits |= mode::ds_es_ss_flat;
@@ -48,5 +37,7 @@ u32 compute_mode_bits(const CpuState& s) {
   }
   return bits;
 }
+
+u32 compute_mode_bits(const CpuState& s) { return control_mode_bits(s) | segment_mode_bits(s); }
 
 }  // namespace ring3
