@@ -85,6 +85,7 @@ class BtEngine final : public Engine, private CodeWatcher {
     if (v_.s.link.context == followed_) return;
     followed_ = v_.s.link.context;
     v_.mem.follow_context(followed_);
+    mode_.mode = ~0u;  // of the tables before
   }
   [[nodiscard]] u32 mode_bits() const;
   [[nodiscard]] bool mode_is(const BlockKey& key) const;  // the state is one that a block with this key is for
@@ -121,7 +122,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   contract::Resume interpret_here(u32 number);
   void remember_descriptors();
   // The end of both calls: where emitted code goes on after an instruction that stands before `point` of the block.
-  contract::Resume go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool in_block, u32 mode_now);
+  contract::Resume go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now);
   bool must_look();
   static contract::Resume miss_entry(BtEngine* engine, u32 unused) noexcept;
   contract::Resume miss_here();

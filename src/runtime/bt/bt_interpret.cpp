@@ -155,13 +155,14 @@ Resume BtEngine::interpret_here(u32 number) {
   // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.
   const bool in_block =
       s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
-  if (site.plain && in_block && outcome == StepOutcome::ok && site.point + 1 < block.insn_count() && !must_look()) {
+  const bool to_loop = must_look() || outcome != StepOutcome::ok;
+  if (site.plain && in_block && !to_loop && site.point + 1 < block.insn_count()) {
     export_status_flags(s);
     return {cache_.base() + block.host_offset + site.after, 0};
   }
-  const bool same_segments = !site.loads_segments && stepper_.deliveries() == deliveries;
+  const bool same_segments = in_block && !site.loads_segments;
   const u32 mode_now = same_segments ? same_segments_mode_bits() : mode_bits();
-  return go_on_after(block, site.point + 1, site.after, outcome, in_block, mode_now);
+  return go_on_after(block, site.point + 1, site.after, outcome, to_loop, in_block, mode_now);
 }
 
 // Is there something for the run loop to do after an instruction?
@@ -176,9 +177,8 @@ bool BtEngine::must_look() {
   return guard_->event() || s.shadow != Shadow::none || s.pending_debug != 0 || (s.link.pending == 0 && (s.eflags & flag::if_) != 0);
 }
 
-Resume BtEngine::go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool in_block, u32 mode_now) {
+Resume BtEngine::go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now) {
   CpuState& s = v_.s;
-  const bool to_loop = must_look() || outcome != StepOutcome::ok;
   const SegmentCache& cs = s.segment(Seg::cs);
   if (!to_loop && in_block && point < block.insn_count() && mode_now == block.key.mode && cs.base == block.key.cs_base &&
       cs.limit == block.key.cs_limit) {
@@ -230,9 +230,10 @@ Resume BtEngine::miss_here() {
   import_state(s);
   s.eip = eip;
   const StepOutcome outcome = std::exchange(fill_faulted_, false) ? stepper_.deliver() : stepper_.step();
+  const bool to_loop = must_look() || outcome != StepOutcome::ok;
   const bool in_block = s.eip == block.key.linear + after.guest_offset - block.key.cs_base && cache_.generation() == generation &&
                         stepper_.deliveries() == deliveries && v_.mem.context_selected();
-  return go_on_after(block, site.point + 1, after.host_offset, outcome, in_block, mode_bits());
+  return go_on_after(block, site.point + 1, after.host_offset, outcome, to_loop, in_block, mode_bits());
 }
 
 }  // namespace ring3

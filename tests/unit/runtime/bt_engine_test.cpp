@@ -172,7 +172,7 @@ TEST_F(BtEngineTest, InterpretsByACallWithLiveState) {
                 0xFD,                             // std
                 0xB8, 0xFF, 0xFF, 0xFF, 0x7F,     // mov eax, 0x7fffffff
                 0x83, 0xC0, 0x01,                 // add eax, 1: OF SF AF PF
-                0xB9, 0x74, 0x01, 0,    0,        // mov ecx, IA32_SYSENTER_CS
+                0xB9, 0x8B, 0,    0,    0,        // mov ecx, IA32_BIOS_SIGN_ID
                 0x0F, 0x32,                       // rdmsr
                 0x9C,                             // pushf
                 0x5B,                             // pop ebx
@@ -183,7 +183,7 @@ TEST_F(BtEngineTest, InterpretsByACallWithLiveState) {
                 0xDB, 0x1D, 0x00, 0x90, 0,    0,  // fistp dword [0x9000]
                 0x66, 0x0F, 0x7E, 0xFE,           // movd esi, xmm7
                 0xE6, 0xF4});
-  cpu_.sysenter_cs = 0x77;
+  cpu_.msr.bios_sign_id = 0x77;
   EXPECT_EQ(run().reason, StopReason::bus_request);
   EXPECT_EQ(cpu_.gpr[eax], 0x77u);
   EXPECT_EQ(cpu_.gpr[esi], 0x1234u);
