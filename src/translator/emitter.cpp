@@ -25,9 +25,9 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
     if (x87_moved_ && insn.info().family != Family::x87) store_x87_pointer();
+    form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     if (!allows_pending_esp(insn)) write_esp();
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), static_cast<i8>(esp_pending_)});
-    form_ = SiteForms::form(forms, key_.physical + guest_offset_);
     out.points.back().shadowed = hold_poll_;
     out.points.back().segment = index_ != 0 && is_way_out(block.insns[index_ - 1]);
     if (index_ != 0 && poll_at_ == index_) poll();
@@ -128,7 +128,7 @@ void Emitter::jump_to_interpreter() {
 }
 
 bool Emitter::allows_pending_esp(const Insn& insn) const {
-  if (must_interpret(insn) || poll_at_ == index_) return false;
+  if (must_interpret(insn) || poll_at_ == index_ || form_.divides) return false;
   for (unsigned i = 0; i < insn.operand_count; ++i) {
     const Operand& o = insn.operand[i];
     if (o.kind == OperandKind::reg && (o.reg_class == RegClass::gpr32 || o.reg_class == RegClass::gpr16) && o.reg == esp) return false;

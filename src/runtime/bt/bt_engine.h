@@ -121,8 +121,10 @@ class BtEngine final : public Engine, private CodeWatcher {
   static contract::Resume interpret_entry(BtEngine* engine, u32 number) noexcept;
   contract::Resume interpret_here(u32 number);
   void remember_descriptors();
-  // The end of both calls: where emitted code goes on after an instruction that stands before `point` of the block.
-  contract::Resume go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now);
+  // The end of both calls: where emitted code goes on after an instruction that stands before `point` of the block. `esp_pending`: what r12
+  // lacks there.
+  contract::Resume go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now,
+                               u32 esp_pending);
   bool must_look();
   static contract::Resume miss_entry(BtEngine* engine, u32 unused) noexcept;
   contract::Resume miss_here();

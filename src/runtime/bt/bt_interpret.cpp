@@ -162,7 +162,7 @@ Resume BtEngine::interpret_here(u32 number) {
   }
   const bool same_segments = in_block && !site.loads_segments;
   const u32 mode_now = same_segments ? same_segments_mode_bits() : mode_bits();
-  return go_on_after(block, site.point + 1, site.after, outcome, to_loop, in_block, mode_now);
+  return go_on_after(block, site.point + 1, site.after, outcome, to_loop, in_block, mode_now, 0);
 }
 
 // Is there something for the run loop to do after an instruction?
@@ -177,12 +177,14 @@ bool BtEngine::must_look() {
   return guard_->event() || s.shadow != Shadow::none || s.pending_debug != 0 || (s.link.pending == 0 && (s.eflags & flag::if_) != 0);
 }
 
-Resume BtEngine::go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now) {
+Resume BtEngine::go_on_after(Block& block, u32 point, u32 host_offset, StepOutcome outcome, bool to_loop, bool in_block, u32 mode_now,
+                             u32 esp_pending) {
   CpuState& s = v_.s;
   const SegmentCache& cs = s.segment(Seg::cs);
   if (!to_loop && in_block && point < block.insn_count() && mode_now == block.key.mode && cs.base == block.key.cs_base &&
       cs.limit == block.key.cs_limit) {
     export_flags(s, s.link.pending == 0);
+    s.gpr[esp] -= esp_pending;
     return {cache_.base() + block.host_offset + host_offset, 0};
   }
   if (options_.count) counters_.skipped_instructions += block.rest_of_segment(point - 1) - 1;
@@ -228,12 +230,14 @@ Resume BtEngine::miss_here() {
   ++counters_.skipped_instructions;
   follow_context();
   import_state(s);
+  s.gpr[esp] += static_cast<u32>(i32{block.point(site.point).esp_pending});
   s.eip = eip;
   const StepOutcome outcome = std::exchange(fill_faulted_, false) ? stepper_.deliver() : stepper_.step();
   const bool to_loop = must_look() || outcome != StepOutcome::ok;
   const bool in_block = s.eip == block.key.linear + after.guest_offset - block.key.cs_base && cache_.generation() == generation &&
                         stepper_.deliveries() == deliveries && v_.mem.context_selected();
-  return go_on_after(block, site.point + 1, after.host_offset, outcome, to_loop, in_block, mode_bits());
+  return go_on_after(block, site.point + 1, after.host_offset, outcome, to_loop, in_block, mode_bits(),
+                     static_cast<u32>(i32{after.esp_pending}));
 }
 
 }  // namespace ring3
