@@ -40,6 +40,7 @@ struct Block {
   u32 first_exit = 0;    // number of its first direct exit that can be linked
   u32 incoming = none;   // first in the list of direct exits linked to it
   u32 first_piece = 0;   // in the page index
+  u32 landing = none;    // number of the exit behind the CALL in front of it, if one is known
   u16 instructions = 0;  // guest instructions
   u16 exit_count = 0;
   bool crosses_page = false;

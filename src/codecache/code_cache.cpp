@@ -68,6 +68,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   }
   next_ = (next_ + block.host_size + 15u) & ~15u;
   by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
+  block.landing = find_landing(block.key);
   index_pages(block, second_page);
   index_host(block);
   if (counter != nullptr) {
@@ -96,9 +97,11 @@ u32 CodeCache::find_landing(const BlockKey& key) const {
 // A new landing, or one whose call shared that of a block which is dead now: it becomes the one of its return address if there is none;
 // else its call gives way to the one that is there.
 void CodeCache::join_landing(u32 number) {
-  const u32 with = find_landing(target_key(exits_[number]));
+  const BlockKey behind = target_key(exits_[number]);
+  const u32 with = find_landing(behind);
   if (with == NumberTable::none) {
     landings_.insert(number, [this](u32 n) { return hash(target_key(exits_[n])); });
+    if (Block* block = find(behind)) block->landing = number;
   } else {
     share_call(number - 1, with - 1);
   }
@@ -125,8 +128,7 @@ u32 CodeCache::landing(const BlockKey& key) const {
 
 u32 CodeCache::way_in(const Block& block) const {
   // The second page of a block that crosses into one may be another one when a link is taken: it is asked for by the jump table alone.
-  const u32 number = block.crosses_page ? NumberTable::none : find_landing(block.key);
-  return number == NumberTable::none ? block.host_offset : exits_[number].patch_offset - 1;
+  return block.crosses_page || block.landing == Block::none ? block.host_offset : exits_[block.landing].patch_offset - 1;
 }
 
 void CodeCache::index_pages(Block& block, u64 second_page) {
@@ -238,7 +240,10 @@ void CodeCache::kill(Block& block) {
   for (const u32 number : block.exits()) {
     if (is_landing(exits_[number].kind)) {
       const BlockKey behind = target_key(exits_[number]);
-      if (find_landing(behind) == number) landings_.remove(number, hash(behind));
+      if (find_landing(behind) == number) {
+        landings_.remove(number, hash(behind));
+        if (Block* led_to = find(behind)) led_to->landing = Block::none;
+      }
     }
     const u32 to = exits_[number].to;
     if (to == Block::none) continue;
@@ -318,6 +323,7 @@ void CodeCache::check_invariants() const {
     last_end = u64{block.host_offset} + block.host_size;
     if (!block.valid) continue;
     if (find(block.key) != &block) throw InternalError("a valid block is not in the key map");
+    if (block.landing != find_landing(block.key)) throw InternalError("a block does not know its landing");
     for (u32 number = block.incoming; number != Block::none; number = exits_[number].next) {
       if (exits_[number].to != block.number || !blocks_[exits_[number].from].valid) throw InternalError("a link leads from a dead block");
     }
