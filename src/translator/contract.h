@@ -23,6 +23,10 @@
 // if the tables have an entry, or interprets the instruction. An address that is formed with 64 bits may miss the 4 GiB by as much as the
 // guards hold.
 //
+// String instructions run there on rsi + r14 and rdi + r14. The window begins at a multiple of 4 GiB, so the lower halves are the guest's
+// registers at every fault, and after a REP has begun too: such a REP starts with the prefix `window_rep`, and r9 holds the count before
+// it, by which the timer's handler knows that it may be left between two iterations.
+//
 // A segment check is a load beside the page limit_guard, at an index of -1 when the access is inside and 0 or 1 when it is not.
 //
 // Polls and gates are loads through pointers in CpuState::link that the runtime sets to 0 to get control: no flags, no compare.
@@ -48,6 +52,7 @@ inline constexpr u64 linear_size = u64{1} << 32;
 inline constexpr u64 window = tables_size + (u64{2} << 30);
 inline constexpr u64 window_end = window + linear_size + (u64{32} << 30);
 inline constexpr u64 context_size = window_end;
+inline constexpr u8 window_rep = 0x3E;
 
 // CpuState stands this far before the code cache's base (r15 + state_distance = offset 0 of the cache).
 inline constexpr u32 state_distance = 0x10000;

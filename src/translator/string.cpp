@@ -131,11 +131,34 @@ void Emitter::short_run(bool copies, unsigned size, const Label& done) {
   a_.bind(longer);
 }
 
+// Nothing to look up: the host's instruction on the window. A fault in the middle of a REP leaves what is to be done in the registers.
+bool Emitter::emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, bool source, bool destination) {
+  if (!in_window() || form_.wraps) return false;
+  if (source && segment_form(insn.segment_override ? insn.mem.segment : Seg::ds) != SegmentForm::flat) return false;
+  if (destination && segment_form(Seg::es) != SegmentForm::flat) return false;
+  if (source) a_.lea(x86::rsi, x86::ptr(x86::rsi, x86::r14));
+  if (destination) a_.lea(x86::rdi, x86::ptr(x86::rdi, x86::r14));
+  std::array<u8, 4> code{};
+  u32 n = 0;
+  if (insn.rep != Rep::none) {
+    a_.mov(x86::r9d, x86::ecx);
+    code[n++] = window_rep;
+    code[n++] = insn.rep == Rep::rep ? 0xF3 : 0xF2;
+  }
+  if (size == 2) code[n++] = 0x66;
+  code[n++] = opcode;
+  a_.embed(code.data(), n);
+  if (source) a_.mov(x86::esi, x86::esi);
+  if (destination) a_.mov(x86::edi, x86::edi);
+  return true;
+}
+
 bool Emitter::emit_string(const Insn& insn) {
   const StringForm form = form_of(insn.row);
   if (form.size == 0 || insn.address_size != 4) return false;  // 16-bit addressing wraps SI and DI
   const bool rep = insn.rep != Rep::none;
   out_->points.back().rep_string = rep;
+  if (emit_string_in_window(insn, form.opcode, form.size, form.source, form.destination)) return true;
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();
   const Label again = a_.newLabel();

@@ -393,7 +393,9 @@ BtEngine::Next BtEngine::on_fault() {
     if (guard_->event()) v_.mem.met_at_work();
     const u64 generation = cache_.generation();
     const u32 eip = s.eip;
+    if (fault.between_elements) stepper_.yield_repeat();
     if (boundary() == Next::stop) return Next::stop;
+    if (fault.between_elements && stepper_.repeating()) s.eflags &= ~flag::rf;
     if (cache_.generation() == generation && s.eip == eip && mode_is(block.key)) {
       resume_at(block, site.point);
     } else {

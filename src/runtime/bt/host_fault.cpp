@@ -12,6 +12,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "translator/contract.h"
 
 namespace ring3 {
 
@@ -85,17 +86,35 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   const bool address_known = (signal == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)) || signal == SIGBUS;
   constexpr greg_t page_fault_write = 2;  // SDM vol. 3, 4.7
   const bool write = address_known && (uc->uc_mcontext.gregs[REG_ERR] & page_fault_write) != 0;
-  r->fault = {pc, address_known ? reinterpret_cast<u64>(info->si_addr) : 0, signal, write, address_known};
+  r->fault = {.pc = pc,
+              .address = address_known ? reinterpret_cast<u64>(info->si_addr) : 0,
+              .signal = signal,
+              .write = write,
+              .address_known = address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
 }
 
-void on_timer(int) {
+// In a REP of emitted code that works on a window, between two elements: it may be left now, and begun again with what is left.
+bool in_window_rep(const FaultGuard::Record& r, const ucontext_t* uc) {
+  const u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
+  if (pc < r.code_begin || pc + 2 > r.code_end) return false;
+  const u8* const code = reinterpret_cast<const u8*>(pc);
+  if (code[0] != contract::window_rep || (code[1] != 0xF2 && code[1] != 0xF3)) return false;
+  return uc->uc_mcontext.gregs[REG_RCX] != uc->uc_mcontext.gregs[REG_R9];
+}
+
+void on_timer(int, siginfo_t*, void* context) {
   FaultGuard::Record* r = current;
   if (r == nullptr) return;
   r->event = 1;
   // Same thread, so program order is enough: emitted code sees the zero at its next poll, STI copies it from `pending`.
   *static_cast<volatile u64*>(&r->cpu->link.pending) = 0;
   *static_cast<volatile u64*>(&r->cpu->link.poll) = 0;
+  auto* uc = static_cast<ucontext_t*>(context);
+  if (!in_window_rep(*r, uc)) return;
+  greg_t& pc = uc->uc_mcontext.gregs[REG_RIP];
+  r->fault = {.pc = static_cast<u64>(pc), .signal = timer_signal(), .between_elements = true};
+  pc = static_cast<greg_t>(r->exit_fault);
 }
 
 void install_handlers() {
@@ -105,8 +124,8 @@ void install_handlers() {
   sigemptyset(&action.sa_mask);
   for (std::size_t i = 0; i < fault_signals.size(); ++i) sigaction(fault_signals[i], &action, &old_handlers().action[i]);
   struct sigaction timer {};
-  timer.sa_handler = on_timer;
-  timer.sa_flags = SA_RESTART | SA_ONSTACK;
+  timer.sa_sigaction = on_timer;
+  timer.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;
   sigemptyset(&timer.sa_mask);
   sigaction(timer_signal(), &timer, nullptr);
 }

@@ -16,8 +16,9 @@ struct HostFault {
   u64 pc = 0;
   u64 address = 0;
   int signal = 0;
-  bool write = false;          // the access was a write, if the address is known
-  bool address_known = false;  // false: a general-protection fault, the CPU does not say where (non-canonical address)
+  bool write = false;             // the access was a write, if the address is known
+  bool between_elements = false;  // no fault: a timer met a REP on a window that had begun
+  bool address_known = false;     // false: a general-protection fault, the CPU does not say where (non-canonical address)
 };
 
 // The stack that emitted code runs on, between two guards without access rights of the same size. Guests take more from it than they put

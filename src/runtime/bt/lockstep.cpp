@@ -184,8 +184,8 @@ BtEngine::Next BtEngine::enter_lockstep(Block& block) {
     std::string difference;
     if (site.block != &block || index >= record_->snapshots()) {
       difference = fmt::format("  emitted code left at instruction {}, the interpreter before {}\n", index, record_->snapshots());
-    } else if (reason != ExitReason::interpret || !block.point(index).rep_string) {
-      // (A REP may be handed over in the middle; the interpreter finishes it.)
+    } else if ((reason != ExitReason::interpret && reason != ExitReason::host_fault) || !block.point(index).rep_string) {
+      // (A REP may be handed over, or fault in a window, in the middle; the interpreter finishes it.)
       // An unmasked SIMD exception has set its flags when it faults (SDM vol. 1, 11.5.2); the interpreter is still before it.
       const bool simd = reason == ExitReason::host_fault && guard_->last().signal == SIGFPE;
       difference = record_->compare(index, s, eip, simd ? mxcsr_flags : 0);

@@ -54,6 +54,11 @@ class Stepper {
   [[nodiscard]] const StopInfo& stop_info() const { return stop_; }
   // A REP yielded between two elements and nothing came in since: RF is set only in case something does.
   [[nodiscard]] bool repeating() const { return repeating_; }
+  // Emitted code left a REP between two elements: what comes in before it goes on pushes RF.
+  void yield_repeat() {
+    v_.s.eflags |= flag::rf;
+    repeating_ = true;
+  }
   // Of the instruction executed last.
   [[nodiscard]] Row last_row() const { return last_row_; }
   // Exceptions and interrupts delivered so far.

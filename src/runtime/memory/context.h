@@ -63,7 +63,7 @@ class Context {
   // Throws UserError when the host has no address space left.
   Context(unsigned number, const GuestRam& ram);
 
-  [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(tables_.data()); }
+  [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(tables_.data()) + start_; }
   // Entries: host address - linear address, 0 = miss.
   [[nodiscard]] const u64* reads() const { return read_; }
   [[nodiscard]] const u64* writes() const { return write_; }
@@ -111,6 +111,7 @@ class Context {
   u64 flushes_ = 0, global_flushes_ = 0, mode_changes_ = 0;
   u64 comparing_ = 0;  // groups compared since the last one was registered or all were dropped
   Mapping tables_;
+  u64 start_;  // offset in it: the window begins at a multiple of its size
   Mapping note_mapping_;
   u64* read_;
   u64* write_;

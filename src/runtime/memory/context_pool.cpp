@@ -34,14 +34,15 @@ Mapping sparse_or_throw(u64 size) {
 
 Context::Context(unsigned number, const GuestRam& ram)
     : number_(number),
-      tables_(sparse_or_throw(contract::context_size)),
+      tables_(sparse_or_throw(contract::context_size + contract::linear_size)),
+      start_((0 - (reinterpret_cast<u64>(tables_.data()) + contract::window)) & (contract::linear_size - 1)),
       note_mapping_(sparse_or_throw(u64{linear_page_count} * sizeof(Note))),
-      read_(reinterpret_cast<u64*>(tables_.data() + contract::read_table)),
-      write_(reinterpret_cast<u64*>(tables_.data() + contract::write_table)),
+      read_(reinterpret_cast<u64*>(base() + contract::read_table)),
+      write_(reinterpret_cast<u64*>(base() + contract::write_table)),
       notes_(reinterpret_cast<Note*>(note_mapping_.data())),
-      jumps_(tables_, contract::jump_table),
+      jumps_(tables_, start_ + contract::jump_table),
       copies_(ram) {
-  if (!tables_.close(contract::tables_size, contract::context_size - contract::tables_size))
+  if (!tables_.close(start_ + contract::tables_size, contract::context_size - contract::tables_size))
     throw UserError("windows: the host has no room for another mapping");
 }
 

@@ -236,7 +236,7 @@ void SoftTables::drop_writes(u64 ram_page) {
 // --- windows ---
 
 void SoftTables::open_window(Context& context) {
-  context.window_ = std::make_unique<Window>(context.tables_, contract::window, ram_);
+  context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, ram_);
   context.account_.open();
   context.jumps_.clear_all();
   ++stats_.windows_opened;
