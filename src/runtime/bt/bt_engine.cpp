@@ -21,6 +21,8 @@ namespace {
 
 constexpr u32 fpu_credit = 64;            // exits that the FPU state survives in host registers without proof of use
 constexpr u64 event_period = 10'000'000;  // ns; host input is looked at this often even if no device timer is due
+constexpr u64 sleep_margin = 5'000'000;   // ns; after a sleep, a guest has programmed its next tick by then
+constexpr u64 never = ~u64{0};
 const BlockKey no_mode{0, 0, ~0u, 0, 0};
 constexpr u64 table_miss_limit = (u64{4} << 30) + u64{64} * 1024;
 
@@ -175,7 +177,7 @@ BtEngine::Next BtEngine::boundary() {
     }
     s.shadow = Shadow::none;
     const u64 start = options_.count ? __rdtsc() : 0;
-    v_.bus.wait_for_event();
+    sleep();
     if (options_.count) counters_.cycles_waiting += __rdtsc() - start;
   }
 }
@@ -188,6 +190,20 @@ u32 BtEngine::mode_bits() const {
 
 u32 BtEngine::same_segments_mode_bits() const {
   return v_.s.link.segment_mode | control_mode_bits(v_.s) | (v_.mem.window_open() ? mode::window : 0);
+}
+
+// HLT. The wait itself ends at the deadline, so the timer is put off: its signal would be one more thing to do at each tick.
+void BtEngine::sleep() {
+  if (const auto deadline = v_.bus.next_deadline()) {
+    armed_ = *deadline + sleep_margin;
+    guard_->arm(armed_);
+  } else {
+    armed_ = never;
+    guard_->disarm();
+  }
+  v_.bus.wait_for_event();
+  const auto next = v_.bus.next_deadline();
+  if ((next && *next < armed_) || armed_ > now() + event_period) rearm();
 }
 
 bool BtEngine::mode_is(const BlockKey& key) const {

@@ -77,6 +77,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- run loop ---
   StopInfo loop();
   [[nodiscard]] u64 cycles_to_ns(u64 cycles) const;
+  void sleep();
   Next boundary();                                  // events and interrupts at an instruction boundary; state is imported
   void select_mode() { select_mode(mode_bits()); }  // mode_ and the context for the current state
   void select_mode(u32 bits);

@@ -171,6 +171,11 @@ FaultGuard::~FaultGuard() {
   munmap(alternate_stack_, alternate_stack_size);
 }
 
+void FaultGuard::disarm() {
+  const itimerspec off{};
+  timer_settime(timer_, 0, &off, nullptr);
+}
+
 void FaultGuard::arm(u64 at) {
   itimerspec spec{};
   spec.it_value.tv_sec = static_cast<time_t>(at / 1'000'000'000u);

@@ -48,6 +48,7 @@ class FaultGuard {
   void clear_event() { record_.event = 0; }
   // Fires at host monotonic time `at` (ns), in the past: at once; then every millisecond until armed anew.
   void arm(u64 at);
+  void disarm();
 
   struct Record {
     CpuState* cpu = nullptr;
