@@ -443,7 +443,7 @@ BtEngine::Next BtEngine::on_fault() {
   if (fault.signal == SIGFPE && !changed && (row == Row::div || row == Row::idiv) && !forms_.at(physical).divides &&
       options_.translator.optimizations.on(Optimization::divisions)) {
     forms_.at(physical).divides = true;
-    counters_.skipped_instructions += block.insn_count() - site.point - 1;
+    counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
     cache_.invalidate({physical}, 1);
     return Next::go_on;
   }

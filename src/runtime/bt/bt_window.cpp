@@ -56,7 +56,7 @@ BtEngine::Next BtEngine::on_window_fault(Block& block, u32 point, i64 distance) 
       form.tables = true;
       form.calls = options_.translator.optimizations.on(Optimization::miss_calls);
       ++counters_.window_leavers;
-      counters_.skipped_instructions += block.insn_count() - point - 1;
+      counters_.skipped_instructions += block.rest_of_segment(point) - 1;
       cache_.invalidate({physical}, 1);
       return Next::go_on;
     }
