@@ -107,6 +107,7 @@ class Emitter {
 
   // --- divide.cpp ---
   bool emit_checked_division(const Insn& insn);
+  void compare_signed_quotient(unsigned size);
 
   // --- bit.cpp, stack.cpp, control.cpp, string.cpp, sensitive.cpp ---
   bool emit_bit_test(const Insn& insn);
