@@ -87,7 +87,7 @@ class IgnoredError {
 class ImageOperand {
  public:
   // The first `header` bytes are accessed in pieces of `piece` bytes; registers of ten bytes follow, the significand
-  // of each inside the segment as a whole.
+  // of each inside the segment as a whole. With 16-bit addresses the offset of each part wraps at 64 KiB; the bytes of a significand go on.
   ImageOperand(Vcpu& v, const Insn& insn, unsigned size, unsigned header, unsigned piece)
       : v_(v),
         seg_(insn.mem.segment),
@@ -118,7 +118,12 @@ class ImageOperand {
   [[nodiscard]] u32 offset() const { return offset_; }
 
  private:
-  [[nodiscard]] u32 at(unsigned done) const { return (offset_ + done) & mask_; }
+  [[nodiscard]] u32 at(unsigned done) const {
+    constexpr unsigned extended = 10, significand = 8;
+    const unsigned in_register = done < header_ ? 0 : (done - header_) % extended;
+    const unsigned inside = in_register < significand ? in_register : 0;
+    return ((offset_ + done - inside) & mask_) + inside;
+  }
   [[nodiscard]] unsigned piece_at(unsigned done) const { return done < header_ ? piece_ : 2; }
   [[nodiscard]] bool significand_fits(unsigned done, Access access);
   [[nodiscard]] bool probe(unsigned done, unsigned bytes, Access access);
