@@ -73,9 +73,10 @@ Tolerance tolerance_of(const Batch& batch, const Program& program, const State& 
   // An operand from the end of a segment of 4 GiB on to its beginning: whether that is a fault of the segment is the CPU's choice (SDM
   // vol. 3, 5.3). Of images that are loaded Intel's CPUs compare a part, so that they load some of these.
   if (host_is_intel() && program.insn.row == Row::fxrstor && wraps(batch, program, before, 512)) t.anything = true;
-  // The page of an image's beginning is looked at before its end is compared with the bound of such a segment.
+  // The page of an image's beginning is looked at before its end, where that wraps at 4 GiB or is above the bound of such a segment.
   const bool image = program.insn.row == Row::fxrstor || program.insn.row == Row::fxsave;
-  if (host_is_intel() && image && is_fault(expected, Vector::page) && leaves_16_bit_expand_down(batch, program, before, 512))
+  if (host_is_intel() && image && is_fault(expected, Vector::page) &&
+      (wraps(batch, program, before, 512) || leaves_16_bit_expand_down(batch, program, before, 512)))
     t.other_fault = true;
   if (is_fault(expected, Vector::simd)) after_simd_exception(program, before, t);
   return t;
