@@ -22,8 +22,7 @@ inline constexpr u32 alignment_checks = 1u << 11;  // CPL 3, CR0.AM and EFLAGS.A
 inline constexpr u32 fs_gs_checked = 1u << 12;     // FS or GS is loaded and not plain data of 4 GiB: accesses through both are checked
 inline constexpr u32 expand_down = 1u << 13;       // a loaded data segment expands down: checks have a lower bound too
 inline constexpr u32 x87_unmasked = 1u << 14;  // an x87 exception is unmasked: only the interpreter knows the pointers of its FOP and FDP
-inline constexpr u32 window =
-    1u << 15;  // accesses go through the window of the context; the engine's choice, not a mode of the guest's CPU
+inline constexpr u32 window = 1u << 15;        // accesses go through the context's window: the engine's choice, not the guest CPU's mode
 }  // namespace mode
 
 struct BlockKey {

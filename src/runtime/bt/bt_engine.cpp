@@ -394,6 +394,12 @@ BtEngine::Next BtEngine::after_access() {
   return Next::go_on;
 }
 
+BtEngine::Next BtEngine::translate_again(const Block& block, u32 point) {
+  counters_.skipped_instructions += block.rest_of_segment(point) - 1;
+  cache_.invalidate({block.key.physical + block.point(point).guest_offset}, 1);
+  return Next::go_on;
+}
+
 BtEngine::Next BtEngine::on_fault() {
   CpuState& s = v_.s;
   const HostFault fault = guard_->last();
@@ -443,18 +449,14 @@ BtEngine::Next BtEngine::on_fault() {
   if (fault.signal == SIGFPE && !changed && (row == Row::div || row == Row::idiv) && !forms_.at(physical).divides &&
       options_.translator.optimizations.on(Optimization::divisions)) {
     forms_.at(physical).divides = true;
-    counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
-    cache_.invalidate({physical}, 1);
-    return Next::go_on;
+    return translate_again(block, site.point);
   }
   if (fault.signal == SIGSEGV && !limit && !changed && (table_miss || forms_.at(physical).unaligned)) {
     look_up_by_call(block, site.point, fault.pc);
   } else if (fault.signal == SIGSEGV && !limit && !changed) {
     forms_.at(physical).unaligned = true;
     ++counters_.unaligned_sites;
-    counters_.skipped_instructions += block.rest_of_segment(site.point) - 1;
-    cache_.invalidate({physical}, 1);  // every block with this instruction: the others would not learn of it, and fault each time
-    return Next::go_on;
+    return translate_again(block, site.point);
   }
   return go_on_in(block, site.point + 1, generation);
 }

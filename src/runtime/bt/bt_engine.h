@@ -132,6 +132,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   contract::Resume go_on_at_eip(u32 mode_now);  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
+  // The site has another form from now on: every block that contains it goes, as the others would not learn of it and fault each time.
+  Next translate_again(const Block& block, u32 point);
   Next on_window_fault(Block& block, u32 point, i64 distance);
   Next on_miss();
   void look_up_by_call(Block& block, u32 point, u64 host);                  // from now on, at that site

@@ -9,7 +9,7 @@ namespace {
 
 // A site that keeps meeting what no window can hold (devices, writes on code pages, data breakpoints) costs microseconds each time.
 constexpr u8 unmapped_before_tables = 4;
-// Guest faults too: by call they cost a tenth. A site that initialises memory raises one for thousands of accesses, so there must be many.
+// Guest faults too: by call they cost less. A site that initialises memory raises one for thousands of accesses, so there must be many.
 constexpr u8 faults_before_tables = 64;
 
 }  // namespace
@@ -35,31 +35,19 @@ BtEngine::Next BtEngine::on_window_fault(Block& block, u32 point, i64 distance) 
   const u64 deliveries = stepper_.deliveries();
   if (step() == Next::stop) return Next::stop;
   if (after_access() == Next::stop) return Next::stop;
-  if (stepper_.deliveries() == deliveries && cache_.generation() == generation && v_.mem.context_selected()) {
-    SiteForm& form = forms_.at(physical);
-    bool changed = false;
-    if (!inside) {
-      changed = form.wraps = true;
-    } else if (!v_.mem.map_window(linear, write) && ++form.unmapped == unmapped_before_tables) {
-      changed = form.tables = true;
-      ++counters_.window_leavers;
-    }
-    if (changed) {
-      counters_.skipped_instructions += block.rest_of_segment(point) - 1;
-      cache_.invalidate({physical}, 1);
-      return Next::go_on;
-    }
+  if (cache_.generation() != generation) return go_on_in(block, point + 1, generation);
+  SiteForm& form = forms_.at(physical);
+  const bool faulted = stepper_.deliveries() != deliveries;
+  if (!inside && !faulted) {
+    form.wraps = true;
+    return translate_again(block, point);
   }
-  if (stepper_.deliveries() != deliveries && cache_.generation() == generation && inside) {
-    SiteForm& form = forms_.at(physical);
-    if (!form.tables && ++form.faults == faults_before_tables) {
-      form.tables = true;
-      form.calls = options_.translator.optimizations.on(Optimization::miss_calls);
-      ++counters_.window_leavers;
-      counters_.skipped_instructions += block.rest_of_segment(point) - 1;
-      cache_.invalidate({physical}, 1);
-      return Next::go_on;
-    }
+  const auto unserved = [&] { return v_.mem.context_selected() && !v_.mem.map_window(linear, write); };
+  if (inside && (faulted ? ++form.faults == faults_before_tables : unserved() && ++form.unmapped == unmapped_before_tables)) {
+    form.tables = true;
+    if (faulted && options_.translator.optimizations.on(Optimization::miss_calls)) form.calls = true;
+    ++counters_.window_leavers;
+    return translate_again(block, point);
   }
   return go_on_in(block, point + 1, generation);
 }

@@ -181,10 +181,11 @@ BtEngine::Next BtEngine::enter_lockstep(Block& block) {
       index = site.point;
       eip = guest_eip(block, index);
     }
+    const bool in_window = reason == ExitReason::host_fault && (block.key.mode & mode::window) != 0;
     std::string difference;
     if (site.block != &block || index >= record_->snapshots()) {
       difference = fmt::format("  emitted code left at instruction {}, the interpreter before {}\n", index, record_->snapshots());
-    } else if ((reason != ExitReason::interpret && reason != ExitReason::host_fault) || !block.point(index).rep_string) {
+    } else if (!block.point(index).rep_string || !(reason == ExitReason::interpret || in_window)) {
       // (A REP may be handed over, or fault in a window, in the middle; the interpreter finishes it.)
       // An unmasked SIMD exception has set its flags when it faults (SDM vol. 1, 11.5.2); the interpreter is still before it.
       const bool simd = reason == ExitReason::host_fault && guard_->last().signal == SIGFPE;
