@@ -294,14 +294,6 @@ static void compare(const char* what, const struct Cpu* want, u32 number) {
   if (!good && showing_failures()) printf("       program %u\n", number);
 }
 
-static volatile u32 ticks;
-static bool on_timer(struct Frame* frame) {
-  (void)frame;
-  ticks++;
-  pic_eoi(0);
-  return true;
-}
-
 static struct Space space;
 static u32 faults;
 static bool on_page_fault(struct Frame* frame) {
@@ -315,8 +307,8 @@ static bool on_page_fault(struct Frame* frame) {
 
 // Each tick takes a page of the data away; the next access brings it back.
 static bool on_timer_unmap(struct Frame* frame) {
-  u32 victim = (u32)data + (ticks & 1) * page_bytes;
-  on_timer(frame);
+  u32 victim = (u32)data + (timer_ticks & 1) * page_bytes;
+  count_tick(frame);
   set_pte(&space, victim, get_pte(&space, victim) & ~1ull);
   invlpg(victim);
   return true;
@@ -335,10 +327,10 @@ void guest_main(void) {
     static const char* const names[] = {"programs without interrupts repeat themselves", "programs under interrupts",
                                         "programs with page faults on the way"};
     group(names[phase]);
-    set_hook(irq_base, phase == 2 ? on_timer_unmap : on_timer);
+    set_hook(irq_base, phase == 2 ? on_timer_unmap : count_tick);
     if (phase == 2) use_space(&space);
-    u32 before = ticks;
-    for (u32 number = 0; number < programs || (phase && ticks - before < 100 && number < 100000); number++) {
+    u32 before = timer_ticks;
+    for (u32 number = 0; number < programs || (phase && timer_ticks - before < 100 && number < 100000); number++) {
       make_program();
       pic_mask(0);
       run_program(0);
@@ -352,7 +344,7 @@ void guest_main(void) {
       compare(names[phase], &alone, number);
     }
     pic_mask(0);
-    if (phase) check_true("there were interrupts", ticks - before >= 100);
+    if (phase) check_true("there were interrupts", timer_ticks - before >= 100);
   }
   check_true("there were page faults", faults > 10);
 }

@@ -14,14 +14,6 @@
 // end
 #include "lib/guest.h"
 
-static volatile u32 ticks;
-static bool on_timer(struct Frame* frame) {
-  (void)frame;
-  ticks++;
-  pic_eoi(0);
-  return true;
-}
-
 static void pic_registers(void) {
   pic_init();
   check("mask reads back", inb(0x21), 0xFF);
@@ -41,7 +33,7 @@ static void pic_registers(void) {
 static u32 in_service;
 static bool look_at_service(struct Frame* frame) {
   (void)frame;
-  ticks++;
+  timer_ticks++;
   in_service = pic_read_isr();
   return true;  // no EOI
 }
@@ -49,11 +41,11 @@ static bool look_at_service(struct Frame* frame) {
 static void pic_service(void) {
   set_hook(irq_base, look_at_service);
   pic_init();
-  ticks = 0;
+  timer_ticks = 0;
   pic_unmask(0);
   pit_periodic(2000);
   sti();
-  while (!ticks) {
+  while (!timer_ticks) {
   }
   cli();
   check("in service during the handler", in_service & 1, 1);
@@ -63,14 +55,14 @@ static void pic_service(void) {
   wait_irr(1);
   for (u32 i = 0; i < 1000; i++) __asm__ volatile("nop");
   cli();
-  check("no second one before the EOI", ticks, 1);
+  check("no second one before the EOI", timer_ticks, 1);
   pic_eoi(0);
   check("EOI ends it", pic_read_isr(), 0);
   wait_irr(1);
   sti();
   __asm__ volatile("nop");
   cli();
-  check("the pending one comes after the EOI", ticks, 2);
+  check("the pending one comes after the EOI", timer_ticks, 2);
   // Specific EOI.
   outb(0x20, 0x60);
   check("specific EOI", pic_read_isr(), 0);
@@ -81,14 +73,14 @@ static void pic_service(void) {
   outb(0x21, 4);
   outb(0x21, 1);
   outb(0x21, 0xFE);
-  set_hook(0x70, on_timer);
-  ticks = 0;
+  set_hook(0x70, count_tick);
+  timer_ticks = 0;
   pit_oneshot(50);
   wait_irr(1);
   sti();
   __asm__ volatile("nop");
   cli();
-  check("another vector base", ticks, 1);
+  check("another vector base", timer_ticks, 1);
   pic_init();
 }
 
@@ -171,22 +163,22 @@ static void channel_2(void) {
 
 static void halts(void) {
   pic_init();
-  set_hook(irq_base, on_timer);
+  set_hook(irq_base, count_tick);
   pic_unmask(0);
-  ticks = 0;
+  timer_ticks = 0;
   pit_periodic(pit_hz / 1000);
   for (u32 i = 0; i < 50; i++) {
-    u32 before = ticks;
+    u32 before = timer_ticks;
     __asm__ volatile("sti\nhlt\ncli" ::: "memory");
-    check_true("hlt returned by a tick", ticks > before);
+    check_true("hlt returned by a tick", timer_ticks > before);
   }
   // One-shot: each wake-up has its cause.
   pit_quiet();
   for (u32 i = 0; i < 50; i++) {
-    ticks = 0;
+    timer_ticks = 0;
     pit_oneshot(500 + i * 20);
     __asm__ volatile("sti\nhlt\ncli" ::: "memory");
-    check("one-shot", ticks, 1);
+    check("one-shot", timer_ticks, 1);
   }
 }
 
@@ -194,7 +186,7 @@ static void halts(void) {
 static void load(void) {
   pic_init();
   pic_unmask(0);
-  ticks = 0;
+  timer_ticks = 0;
   u32 work = 0;
   pit_periodic(1193);
   outb(0x61, 0);
@@ -206,7 +198,7 @@ static void load(void) {
   while (!(inb(0x61) & 0x20)) {
     for (u32 i = 0; i < 200; i++) work = work * 5 + i;
   }
-  u32 seen = ticks;
+  u32 seen = timer_ticks;
   cli();
   // 65535 / 1193 = 54.9 periods passed. An 8259 latches one request, so a host that stops this machine for longer than a period costs
   // ticks, but none can be invented, beyond those between the end of the count and its being seen.
@@ -216,11 +208,11 @@ static void load(void) {
   // A loop whose result does not depend on the interrupts in it.
   u32 a = 0x12345678, b = 0x12345678;
   for (u32 i = 0; i < 300000; i++) a = (a ^ i) * 0x9E3779B1u + (a >> 13);
-  ticks = 0;
+  timer_ticks = 0;
   pit_periodic(300);
   sti();
   for (u32 i = 0; i < 300000; i++) b = (b ^ i) * 0x9E3779B1u + (b >> 13);
-  while (ticks < 20) {
+  while (timer_ticks < 20) {
   }
   cli();
   check("same result", b, a);

@@ -12,14 +12,6 @@
 
 enum { million = 1000000 };
 
-static volatile u32 ticks;
-static bool on_timer(struct Frame* frame) {
-  (void)frame;
-  ticks++;
-  pic_eoi(0);
-  return true;
-}
-
 static struct Cpu cpu_in(u32 ring0, const u8* code) {
   struct Cpu cpu = ring0 ? kernel_cpu(code) : user_cpu(code);
   cpu.eflags |= f_if;
@@ -146,7 +138,7 @@ void guest_main(void) {
   descriptors_init();
   pic_init();
   pic_unmask(0);
-  set_hook(irq_base, on_timer);
+  set_hook(irq_base, count_tick);
   pit_periodic(11931);
   u32 bytes = 8 << 20, big_stack = new_pages(bytes / page_bytes);
   group("calls without returns");

@@ -23,14 +23,6 @@ enum { area = 0x40000000, pages = 64 };
 static struct Space space, other;
 static u32 frames[2 * pages];
 
-static volatile u32 ticks;
-static bool on_timer(struct Frame* frame) {
-  (void)frame;
-  ticks++;
-  pic_eoi(0);
-  return true;
-}
-
 static volatile u32 faults;
 static bool make_writable(struct Frame* frame) {
   (void)frame;
@@ -42,7 +34,7 @@ static bool make_writable(struct Frame* frame) {
 }
 
 static void wait_ticks(u32 count) {
-  for (u32 end = ticks + count; (i32)(ticks - end) < 0;) {
+  for (u32 end = timer_ticks + count; (i32)(timer_ticks - end) < 0;) {
   }
 }
 
@@ -72,13 +64,13 @@ static void show(const struct Space* in, u32 page, u32 frame) {
 }
 
 static void long_loop(void) {
-  for (u32 end = ticks + 40; (i32)(ticks - end) < 0;)
+  for (u32 end = timer_ticks + 40; (i32)(timer_ticks - end) < 0;)
     if (!check("sum", sum_area(), sum_of(shown))) break;
 }
 
 static void remapped(void) {
   u32 random = 1;
-  for (u32 end = ticks + 60; (i32)(ticks - end) < 0;) {
+  for (u32 end = timer_ticks + 60; (i32)(timer_ticks - end) < 0;) {
     for (u32 i = 0; i < 8; ++i) show(&space, next_random(&random) % pages, next_random(&random) % (2 * pages));
     if (!check("sum", sum_area(), sum_of(shown))) break;
   }
@@ -90,7 +82,7 @@ static void read_only(void) {
   set_hook(v_page, make_writable);
   write_cr0(read_cr0() | cr0_wp);
   u32 round = 0;
-  for (u32 end = ticks + 40; (i32)(ticks - end) < 0; ++round) {
+  for (u32 end = timer_ticks + 40; (i32)(timer_ticks - end) < 0; ++round) {
     u32 page = round % pages, at = area + page * 4096;
     set_pte(&space, at, get_pte(&space, at) & ~(u64)(p_write | p_dirty));
     invlpg(at);
@@ -112,7 +104,7 @@ static void code_beside_data(void) {
   code[0] = 0xB8;
   code[5] = 0xC3;
   u32 round = 0;
-  for (u32 end = ticks + 40; (i32)(ticks - end) < 0; ++round) {
+  for (u32 end = timer_ticks + 40; (i32)(timer_ticks - end) < 0; ++round) {
     memcpy(code + 1, &round, 4);
     u32 (*function)(void) = (u32(*)(void))page;
     bool good = check("new code", function(), round);
@@ -157,7 +149,7 @@ static void wrapping(void) {
 
 static void spaces_in_turn(void) {
   u32 round = 0;
-  for (u32 end = ticks + 60; (i32)(ticks - end) < 0; ++round) {
+  for (u32 end = timer_ticks + 60; (i32)(timer_ticks - end) < 0; ++round) {
     const struct Space* in = round % 2 ? &other : &space;
     use_space(in);
     for (u32 page = 0; page < 8; ++page) {
@@ -187,7 +179,7 @@ void guest_main(void) {
   }
   use_space(&space);
   pic_init();
-  set_hook(irq_base, on_timer);
+  set_hook(irq_base, count_tick);
   pic_unmask(0);
   pit_periodic(pit_hz / 500);
   sti();

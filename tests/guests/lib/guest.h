@@ -219,7 +219,10 @@ void pit_periodic(u32 divisor);  // channel 0, mode 2
 void pit_oneshot(u32 count);     // channel 0, mode 0
 void pit_quiet(void);            // stops channel 0 and takes a request that is still latched: its hook must be set
 u32 pit_read(void);              // channel 0's counter
-void wait_irr(u8 mask);          // until a request is latched, interrupts off
+// A hook for IRQ 0 that counts and acknowledges.
+extern volatile u32 timer_ticks;
+bool count_tick(struct Frame* frame);
+void wait_irr(u8 mask);  // until a request is latched, interrupts off
 
 // --- instructions ---
 static inline void outb(u16 port, u8 value) { __asm__ volatile("outb %0, %1" ::"a"(value), "Nd"(port)); }
