@@ -267,10 +267,9 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
 }
 
 std::optional<u64> Memory::fill(u32 linear, Access access, bool user, Fault& fault) {
-  const u32 page = linear >> page_shift;
   if (!impl_->translate(linear, access, user, fault)) return std::nullopt;
   const Context& context = impl_->tables.data(user);
-  return (access == Access::write ? context.writes() : context.reads())[page];
+  return (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
 }
 
 std::optional<Translation> Memory::peek(u32 linear) const {
@@ -358,7 +357,11 @@ void Memory::met_at_work() { impl_->tables.met_at_work(); }
 
 bool Memory::map_window(u32 linear, bool write) { return impl_->tables.map_window(linear >> page_shift, write); }
 
-MemoryStats Memory::stats() const { return impl_->stats; }
+MemoryStats Memory::stats() const {
+  MemoryStats stats = impl_->stats;
+  stats.windows_emptied = impl_->tables.windows_emptied();
+  return stats;
+}
 
 bool Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { return impl_->tables.set_jump(linear, offset, further); }
 

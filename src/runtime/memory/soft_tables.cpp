@@ -16,11 +16,10 @@ namespace {
 constexpr u32 most_comparisons = 64;
 constexpr u32 always_worth_comparing = 128;
 
-// Windows: how far a run of pages that is mapped at once may reach, which pages around a miss are looked at, and how many mappings of the
-// host's 65,530 one may take.
+// Windows: how far a run of pages that is mapped at once may reach, and which pages around a miss are looked at.
 constexpr u32 longest_run = 512;
 constexpr u32 pages_around = 16;
-constexpr u32 most_pieces = 16384;
+constexpr u32 pieces_a_miss = 2 * (pages_around + 1);
 
 }  // namespace
 
@@ -236,7 +235,7 @@ void SoftTables::drop_writes(u64 ram_page) {
 // --- windows ---
 
 void SoftTables::open_window(Context& context) {
-  context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, ram_);
+  context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, ram_, budget_);
   context.account_.open();
   context.jumps_.clear_all();
   ++stats_.windows_opened;
@@ -257,6 +256,14 @@ void SoftTables::met_at_work() {
   }
   current_->account_.earn();
   if (!current_->account_.pay(current_->window_->take_losses())) close_window(*current_);
+}
+
+void SoftTables::empty_windows() {
+  for (unsigned n = 0; n < pool_.size(); ++n) {
+    if (pool_[n].window_ == nullptr) continue;
+    pool_[n].window_->clear();
+    ++budget_.emptied;
+  }
 }
 
 // A kernel's window would lose the memory of processes at each change of the address space: what reaches it there stays on the tables.
@@ -286,10 +293,7 @@ bool SoftTables::map_window(u32 page, bool write) {
   if (!window_open()) return false;
   Context& context = *current_;
   if ((write ? context.write_ : context.read_)[page] == 0 || !may_map(context, page)) return false;
-  if (context.window_->pieces() > most_pieces) {
-    context.window_->clear();
-    ++stats_.windows_emptied;
-  }
+  if (budget_.pieces > WindowBudget::most - pieces_a_miss) empty_windows();
   const u32 region = page & ~(pages_around - 1);
   if (!map_run(context, page, page & ~(longest_run - 1), (page | (longest_run - 1)) + 1)) {
     close_window(context);

@@ -63,6 +63,8 @@ class SoftTables {
     windows_ = true;
     windows_after_ = after;
   }
+  // Windows that were emptied because together they took too many of the host's mappings.
+  [[nodiscard]] u64 windows_emptied() const { return budget_.emptied; }
   [[nodiscard]] bool window_open() const { return current_ != nullptr && current_->window_ != nullptr; }
   // The current context was met at work: some time has passed. May open or close its window, and empties its jump slots then.
   void met_at_work();
@@ -101,6 +103,7 @@ class SoftTables {
   void deselect();
   void open_window(Context& context);
   void close_window(Context& context);
+  void empty_windows();
   [[nodiscard]] bool may_map(const Context& context, u32 page) const;
   bool map_run(Context& context, u32 page, u32 least, u32 end);
   void unmap(Context& context, const std::vector<u32>& pages);
@@ -109,6 +112,7 @@ class SoftTables {
 
   GuestRam& ram_;
   const PageWalker& walker_;
+  WindowBudget budget_;  // outlives the windows in the pool
   ContextPool pool_;
   std::array<Context*, 2> data_{};  // [user]; null after a flush
   Views& views_;

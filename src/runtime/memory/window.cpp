@@ -20,8 +20,8 @@ void must(bool done) {
 
 }  // namespace
 
-Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram)
-    : owner_(owner), offset_(offset), ram_(ram), rights_mapping_(Mapping::sparse(linear_page_count * sizeof(Rights))) {
+Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram, WindowBudget& budget)
+    : owner_(owner), offset_(offset), ram_(ram), budget_(budget), rights_mapping_(Mapping::sparse(linear_page_count * sizeof(Rights))) {
   if (!rights_mapping_) throw UserError("windows: the host has no address space left; raise the limit (ulimit -v)");
   rights_ = reinterpret_cast<Rights*>(rights_mapping_.data());
 }
@@ -29,21 +29,28 @@ Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram)
 bool Window::map(u32 first, u32 count, u64 ram_page, Rights rights) {
   const bool populate = count <= most_populated;
   if (!owner_.map_file(at(first), u64{count} << page_shift, ram_.fd(), ram_page, rights == Rights::write, populate)) return false;
-  pieces_ += 2;
+  take_pieces(2);
   std::fill_n(rights_ + first, count, rights);
   return true;
 }
 
-void Window::write_protect(u32 page) {
+bool Window::split() {
   ++losses_;
-  pieces_ += 2;
+  take_pieces(2);
+  if (budget_.pieces <= WindowBudget::most) return true;
+  clear();
+  ++budget_.emptied;
+  return false;
+}
+
+void Window::write_protect(u32 page) {
+  if (!split()) return;
   must(owner_.write_protect(at(page), page_size));
   rights_[page] = Rights::read;
 }
 
 void Window::unmap(u32 first, u32 count) {
-  ++losses_;
-  pieces_ += 2;
+  if (!split()) return;
   must(owner_.close(at(first), u64{count} << page_shift));
   std::fill_n(rights_ + first, count, Rights::none);
 }
@@ -53,6 +60,7 @@ void Window::clear() {
   ++losses_;
   must(owner_.close(offset_, contract::linear_size));
   rights_mapping_.discard(0, rights_mapping_.size());
+  budget_.pieces -= pieces_;
   pieces_ = 0;
 }
 

@@ -12,12 +12,20 @@ namespace ring3 {
 
 class GuestRam;
 
+// What all windows together may take of the host's mappings (vm.max_map_count is 65,530): taking a page back can split one, and must not
+// fail. `pieces` is at most `most` and what one call adds.
+struct WindowBudget {
+  static constexpr u32 most = 32768;
+  u32 pieces = 0;
+  u64 emptied = 0;  // windows, because of it
+};
+
 class Window {
  public:
   enum class Rights : u8 { none, read, write };
 
   // The window's 4 GiB lie at `offset` of `owner`, inaccessible. Throws UserError when the host has no address space left.
-  Window(const Mapping& owner, u64 offset, const GuestRam& ram);
+  Window(const Mapping& owner, u64 offset, const GuestRam& ram, WindowBudget& budget);
   ~Window() { clear(); }
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
@@ -25,26 +33,30 @@ class Window {
   [[nodiscard]] Rights rights(u32 page) const { return rights_[page]; }
   // Maps linear pages [first, first + count) to RAM from physical `ram_page` on. False: the host refuses; what was mapped there stays.
   [[nodiscard]] bool map(u32 first, u32 count, u64 ram_page, Rights rights);
-  // A writable page becomes read-only.
+  // A writable page becomes read-only, or all become inaccessible.
   void write_protect(u32 page);
-  // [first, first + count), all of them mapped, become inaccessible.
+  // [first, first + count), all of them mapped, become inaccessible, and perhaps all.
   void unmap(u32 first, u32 count);
   void clear();
-
-  // At most so many mappings of the host does it take now.
-  [[nodiscard]] u32 pieces() const { return pieces_; }
   // How often something was taken back since the last time this was asked.
   [[nodiscard]] u32 take_losses() { return std::exchange(losses_, 0); }
 
  private:
+  // Two more pieces. False: that was too much, and nothing is mapped any more.
+  bool split();
+  void take_pieces(u32 count) {
+    pieces_ += count;
+    budget_.pieces += count;
+  }
   [[nodiscard]] u64 at(u32 page) const { return offset_ + (u64{page} << page_shift); }
 
   const Mapping& owner_;
   u64 offset_;
   const GuestRam& ram_;
+  WindowBudget& budget_;
   Mapping rights_mapping_;
   Rights* rights_;  // per linear page; sparse
-  u32 pieces_ = 0;
+  u32 pieces_ = 0;  // mappings of the host, at most
   u32 losses_ = 0;
 };
 
