@@ -56,6 +56,13 @@ bool Mapping::close(u64 offset, u64 size) const {
   return mmap(data_ + offset, size, PROT_NONE, flags, -1, 0) != MAP_FAILED;
 }
 
+bool Mapping::renew(u64 offset, u64 size) const {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  if (mmap(data_ + offset, size, PROT_READ | PROT_WRITE, flags, -1, 0) == MAP_FAILED) return false;
+  (void)madvise(data_ + offset, size, MADV_NOHUGEPAGE);
+  return true;
+}
+
 void Mapping::discard(u64 offset, u64 size) const { (void)madvise(data_ + offset, size, MADV_DONTNEED); }
 
 MemFd::MemFd(MemFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}

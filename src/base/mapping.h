@@ -33,6 +33,9 @@ class Mapping {
   [[nodiscard]] bool close(u64 offset, u64 size) const;
   // Makes [offset, offset + size) of a private mapping read as zero again and gives its memory back.
   void discard(u64 offset, u64 size) const;
+  // The same for a part of a sparse mapping, and gives back the host's page tables too. False: the host refuses, errno says why, and
+  // nothing may be left there.
+  [[nodiscard]] bool renew(u64 offset, u64 size) const;
 
  private:
   Mapping(u8* data, u64 size) : data_(data), size_(size) {}

@@ -30,6 +30,7 @@ struct Texts {
   std::string engine;
   std::string check;
   std::string cache_size;
+  std::string contexts_size;
   std::string max_block;
   std::string windows_after;
   std::string interpret;
@@ -41,6 +42,7 @@ struct Texts {
 
 constexpr u64 smallest_cache = u64{256} << 10;
 constexpr u64 largest_cache = u64{1} << 30;
+constexpr u64 largest_contexts = u64{4} << 30;
 
 std::string exit_statuses() {
   using namespace exit_code;
@@ -96,6 +98,13 @@ u64 parse_cache_size(const std::string& text) {
   if (bytes < smallest_cache || bytes > largest_cache)
     throw UserError(fmt::format("--cache-size {}: must lie between {} and {}", in_quotes(text), format_size(smallest_cache),
                                 format_size(largest_cache)));
+  return bytes;
+}
+
+u64 parse_contexts_size(const std::string& text) {
+  const u64 bytes = parse_size(text, "--contexts-size");
+  if (bytes > largest_contexts)
+    throw UserError(fmt::format("--contexts-size {}: must be at most {}", in_quotes(text), format_size(largest_contexts)));
   return bytes;
 }
 
@@ -214,6 +223,9 @@ void define(CLI::App& run, Options& options, Texts& texts) {
       ->type_name("NAME");
   option("--check", texts.check, "lockstep: run every block in both engines and stop at the first difference")->type_name("NAME");
   option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
+  option("--contexts-size", texts.contexts_size,
+         "memory for tables of address spaces that are not at work (an eighth of the guest's, 24M to 128M)")
+      ->type_name("SIZE");
   option("--windows-after", texts.windows_after,
          "map guest memory for real for code that was running at this many timer ticks (3; 0: for all code)")
       ->type_name("N");
@@ -240,6 +252,7 @@ void define(CLI::App& run, Options& options, Texts& texts) {
 void understand(const Texts& texts, Options& options) {
   MachineConfig& machine = options.machine;
   machine.ram_bytes = parse_size(texts.memory, "--memory");
+  if (!texts.contexts_size.empty()) machine.contexts_bytes = parse_contexts_size(texts.contexts_size);
   machine.reboot = !texts.no_reboot;
   machine.cpu = parse_cpu(texts.cpu);
   understand_engine(texts, options);

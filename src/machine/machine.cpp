@@ -67,6 +67,7 @@ Machine::Machine(const MachineConfig& config, TraceLog& trace)
   vcpu_.native = &native_;
   vcpu_.trace = &trace;
   memory_.set_paging_model(model_.paging());
+  if (config.contexts_bytes) memory_.limit_contexts(*config.contexts_bytes);
   board_.attach(memory_);
   power_on();
 }

@@ -17,6 +17,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace ring3 {
@@ -32,7 +33,8 @@ struct MachineConfig {
   bool reboot = true;  // a reset or triple fault starts the guest again instead of ending the run
   CpuName cpu = CpuName::core;
   EngineKind engine = default_engine;
-  u64 cache_bytes = u64{32} << 20;  // of translated code
+  u64 cache_bytes = u64{32} << 20;    // of translated code
+  std::optional<u64> contexts_bytes;  // Memory::limit_contexts
   BtOptions bt;
   BoardConfig board;
 };

@@ -131,6 +131,8 @@ class BadInput(support.Case):
         self.refused([*kernel, "--engine", "kvm"], "kvm", "interp")
         self.refused([*kernel, "--check", "everything"], "everything", "lockstep")
         self.refused([*kernel, "--cache-size", "1K"], "--cache-size")
+        for size in ("5G", "much"):
+            self.refused([*kernel, "--contexts-size", size], "--contexts-size")
         self.refused([*kernel, "--max-block", "0"], "--max-block")
         for ticks in ("-1", "many", "3x", "1000001"):
             self.refused([*kernel, "--windows-after", ticks], "--windows-after", "1000000")

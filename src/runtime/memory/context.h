@@ -84,11 +84,12 @@ class Context {
   class Regions {
    public:
     static constexpr u32 count = linear_page_count >> region_shift;
-    void set(u32 region) { words_[region / 64] |= u64{1} << region % 64; }
-    [[nodiscard]] u32 size() const {
-      u32 result = 0;
-      for (const u64 word : words_) result += static_cast<u32>(std::popcount(word));
-      return result;
+    // False: it was set.
+    bool set(u32 region) {
+      u64& word = words_[region / 64];
+      const u64 before = word;
+      word |= u64{1} << region % 64;
+      return word != before;
     }
     template <typename F>
     void for_each(F&& f) const {
@@ -100,11 +101,23 @@ class Context {
     std::array<u64, count / 64> words_{};
   };
 
-  // Host pages in use, about.
-  [[nodiscard]] u32 touched() const { return 3 * touched_.size() + jumps_.touched(); }
+  // Host pages in use, page tables of the host and records in the heap included; at most about (the parts say how).
+  [[nodiscard]] u32 touched() const {
+    return own_pages + data_touched_ + jumps_.touched() + copies_.touched() + (window_ != nullptr ? window_->touched() : 0);
+  }
+  void touch_region(u32 region) {
+    if (touched_.set(region)) data_touched_ += 3;  // two tables and the notes
+    const u32 gib = region / (Regions::count / 4);
+    if ((touched_gib_ >> gib & 1) == 0) data_touched_ += 3;  // of each, a page table of the host covers that
+    touched_gib_ |= static_cast<u8>(1u << gib);
+  }
+  static constexpr u32 own_pages = 8;  // the object itself, and the upper levels of the host's page tables
 
   unsigned number_;
   ContextKey key_;
+  bool has_key_ = false;
+  bool is_known_free_ = false;
+  Context* next_in_chain_ = nullptr;  // ContextPool's
   u64 last_selected_ = 0;
   u64 fetch_tag_ = 0;
   // The last flush of each kind that was done here (SoftTables has the counts).
@@ -118,6 +131,9 @@ class Context {
   Note* notes_;
   Regions used_;     // where a page was registered since the context was emptied
   Regions touched_;  // since it was made
+  u8 touched_gib_ = 0;
+  u32 data_touched_ = 0;  // host pages
+  u32 charged_ = 0;       // what ContextPool counts for it
   JumpSlots jumps_;
   TableCopies copies_;
   WindowAccount account_;

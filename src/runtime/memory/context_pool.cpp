@@ -14,10 +14,15 @@ namespace ring3 {
 
 namespace {
 
-// Host pages that all contexts but the largest, which is the kernel's, may touch before old ones are given up for new ones; and that an
-// emptied one may keep.
-constexpr u32 most_touched = (24u << 20) / 4096;
+// Host pages that an emptied context may keep.
 constexpr u32 most_kept = (1u << 20) / 4096;
+// What contexts that are not at work may hold: an eighth of guest RAM, in these bounds. A process of a Linux guest that does little takes
+// 130 KiB here, and more than a megabyte of guest RAM.
+constexpr u64 least_budget = 24u << 20;
+constexpr u64 most_budget = 128u << 20;
+// How many contexts are looked at each time for those whose address space is gone, and for one of a similar space: 50 ns each. So about an
+// eighth of all may be gone and not found yet.
+constexpr u32 looked_at = 8;
 
 bool is_user(const ContextKey& key) { return (key.mode & mode::user) != 0; }
 
@@ -46,20 +51,27 @@ Context::Context(unsigned number, const GuestRam& ram)
     throw UserError("windows: the host has no room for another mapping");
 }
 
-Context* ContextPool::find(const ContextKey& key) {
-  Context*& likely = quick_[quick(key)];
-  if (likely != nullptr && likely->key_ == key) return likely;
-  for (Context* context : of_[is_user(key)]) {
-    if (context->key_ == key) return likely = context;
-  }
+ContextPool::ContextPool(const GuestRam& ram) : ram_(ram) { set_budget(std::clamp(ram.size() / 8, least_budget, most_budget)); }
+
+u32 ContextPool::hash(const ContextKey& key) {
+  u64 mixed = key.space >> 5 | u64{key.mode} << 27;
+  mixed = (mixed ^ key.cs_base ^ u64{key.cs_limit} << 32) * 0x9E3779B97F4A7C15;
+  return static_cast<u32>(mixed >> (64 - chain_bits));
+}
+
+Context* ContextPool::find(const ContextKey& key) const {
+  for (Context* context = chains_[hash(key)]; context != nullptr; context = context->next_in_chain_)
+    if (context->key_ == key) return context;
   return nullptr;
 }
 
-Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes) {
+Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes) const {
   Context* best = nullptr;
   u32 most = 0;
-  for (Context* context : of_[false]) {
+  u32 left = looked_at;
+  for (Context* context : supervisors_) {
     if (!context->key_.same_mode(key) || context->mode_changes_ != mode_changes) continue;
+    if (left-- == 0) break;
     const u32 all = context->copies_.count();
     const u32 kept = all - context->copies_.differing(roots);
     if (kept < most || kept * 2 < all || kept == 0) continue;
@@ -69,61 +81,151 @@ Context* ContextPool::find_similar(const ContextKey& key, const PagingRoots& roo
   return best;
 }
 
-Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
-  Context* dead = nullptr;
-  u32 touched = 0;
-  u32 largest = 0;
-  for (unsigned n = 0; n < count_; ++n) {
-    Context& context = *contexts_[n];
-    const u32 own = context.touched();
-    touched += own;
-    largest = std::max(largest, own);
-    if (&context == keep) continue;
-    if (dead != nullptr && dead->last_selected_ > context.last_selected_) continue;
-    if (context.mode_changes_ != mode_changes || (is_user(context.key_) == user && context.copies_.dead())) dead = &context;
+bool ContextPool::is_free(const Context& context, u64 mode_changes) const {
+  return context.mode_changes_ != mode_changes || context.copies_.dead();
+}
+
+// Looks at a few contexts each time: what is found is used later. One that waits for the next of some few processes does not have to be
+// found among very many.
+void ContextPool::sweep(u64 mode_changes) {
+  for (u32 i = std::min<u32>(looked_at, static_cast<u32>(contexts_.size())); i > 0; --i) {
+    hand_ = (hand_ + 1) % static_cast<u32>(contexts_.size());
+    Context* context = contexts_[hand_].get();
+    if (context == nullptr || context->is_known_free_ || at_work(*context)) continue;
+    // A kernel's goes over to another space while the one it was filled in ends.
+    if (!is_user(context->key_) && context->mode_changes_ == mode_changes) continue;
+    if (!is_free(*context, mode_changes)) continue;
+    context->is_known_free_ = true;
+    free_.push_back(context);
   }
-  if (dead != nullptr) return *dead;
-  const bool has_other = count_ > (keep != nullptr ? 1u : 0u);
-  if (count_ < contexts_.size() && (!has_other || touched - largest < most_touched)) {
+}
+
+Context* ContextPool::take_free(u64 mode_changes) {
+  sweep(mode_changes);
+  while (!free_.empty()) {
+    Context* context = free_.back();
+    free_.pop_back();
+    context->is_known_free_ = false;
+    if (!at_work(*context) && is_free(*context, mode_changes)) return context;  // otherwise its space is in use again
+  }
+  return nullptr;
+}
+
+Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
+  // A process that ended just now.
+  if (Context* last = at_work_[user]; last != nullptr && is_free(*last, mode_changes)) return *last;
+  if (Context* found = take_free(mode_changes)) return *found;
+  const std::size_t live = contexts_.size() - unused_.size();
+  const bool has_other = live > (keep != nullptr ? 1u : 0u);
+  if (live < Memory::max_contexts && (!has_other || idle_pages() < budget_)) {
     try {
-      contexts_[count_] = std::make_unique<Context>(count_, ram_);
-      of_[is_user(contexts_[count_]->key_)].push_back(contexts_[count_].get());
-      return *contexts_[count_++];
+      return *make();
     } catch (const UserError&) {
       if (!has_other) throw;
     }
   }
-  return any_but(keep);
+  if (Context* found = any_but(keep)) return *found;
+  throw InternalError("no context to reuse");
 }
 
-// There is at least one besides `keep`.
-Context& ContextPool::any_but(const Context* keep) {
-  if (count_ == 0) throw InternalError("no context to reuse");
+Context* ContextPool::make() {
+  const bool has_unused = !unused_.empty();
+  const u32 number = has_unused ? unused_.back() : static_cast<u32>(contexts_.size());
+  auto made = std::make_unique<Context>(number, ram_);
+  if (has_unused) {
+    unused_.pop_back();
+    contexts_[number] = std::move(made);
+  } else {
+    contexts_.push_back(std::move(made));
+  }
+  charge(*contexts_[number]);
+  return contexts_[number].get();
+}
+
+// Not one that is at work, if there is another.
+Context* ContextPool::any_but(const Context* keep) {
   random_ = random_ * 1664525 + 1013904223;
-  unsigned n = (random_ >> 16) % count_;
-  if (contexts_[n].get() == keep) n = (n + 1) % count_;
-  return *contexts_[n];
+  const std::size_t first = (random_ >> 16) % contexts_.size();
+  Context* last_choice = nullptr;
+  for (std::size_t i = 0; i < contexts_.size(); ++i) {
+    Context* context = contexts_[(first + i) % contexts_.size()].get();
+    if (context == nullptr || context == keep) continue;
+    if (!at_work(*context)) return context;
+    last_choice = context;
+  }
+  return last_choice;
 }
 
 void ContextPool::set_key(Context& context, const ContextKey& key) {
-  if (is_user(context.key_) != is_user(key)) {
-    std::erase(of_[is_user(context.key_)], &context);
-    of_[is_user(key)].push_back(&context);
-  }
+  forget_key(context);
   context.key_ = key;
-  quick_[quick(key)] = &context;
+  context.has_key_ = true;
+  Context*& chain = chains_[hash(key)];
+  context.next_in_chain_ = chain;
+  chain = &context;
+  if (!is_user(key)) supervisors_.push_back(&context);
+}
+
+void ContextPool::forget_key(Context& context) {
+  if (!context.has_key_) return;
+  Context** link = &chains_[hash(context.key_)];
+  while (*link != &context) link = &(*link)->next_in_chain_;
+  *link = context.next_in_chain_;
+  if (!is_user(context.key_)) std::erase(supervisors_, &context);
+  context.has_key_ = false;
+}
+
+void ContextPool::charge(Context& context) {
+  charged_ -= context.charged_;
+  context.charged_ = context.touched();
+  charged_ += context.charged_;
+}
+
+void ContextPool::note_selected(Context& context) {
+  const bool user = is_user(context.key_);
+  if (at_work_[user] != nullptr) charge(*at_work_[user]);
+  if (at_work_[!user] == &context) at_work_[!user] = nullptr;
+  at_work_[user] = &context;
+  charge(context);
+  context.last_selected_ = ++selections_;
+  if (!user && supervisors_.front() != &context) {
+    const auto place = std::ranges::find(supervisors_, &context);
+    std::rotate(supervisors_.begin(), place, place + 1);
+  }
+}
+
+u32 ContextPool::idle_pages() const {
+  u32 result = charged_;
+  for (const Context* context : at_work_)
+    if (context != nullptr) result -= context->charged_;
+  return result;
+}
+
+Context* ContextPool::surplus(u64 mode_changes) {
+  if (idle_pages() <= budget_) return nullptr;
+  if (Context* found = take_free(mode_changes)) return found;
+  // The older of two, so that what is in use now and then is seldom met.
+  Context* one = any_but(nullptr);
+  Context* other = any_but(nullptr);
+  if (one == nullptr || at_work(*one)) return nullptr;
+  return one->last_selected_ < other->last_selected_ ? one : other;
+}
+
+void ContextPool::release(Context& context) {
+  const u32 number = context.number_;
+  forget_key(context);
+  charged_ -= context.charged_;
+  for (Context*& known : at_work_)
+    if (known == &context) known = nullptr;
+  if (context.is_known_free_) std::erase(free_, &context);
+  contexts_[number].reset();
+  unused_.push_back(number);
 }
 
 Context& ContextPool::shrink(Context& context) {
   if (context.touched() <= most_kept) return context;
-  const unsigned number = context.number_;
-  for (Context*& known : quick_)
-    if (known == &context) known = nullptr;
-  for (auto& members : of_) std::erase(members, &context);
-  contexts_[number].reset();
-  contexts_[number] = std::make_unique<Context>(number, ram_);
-  of_[is_user(contexts_[number]->key_)].push_back(contexts_[number].get());
-  return *contexts_[number];
+  release(context);
+  return *make();
 }
 
 }  // namespace ring3

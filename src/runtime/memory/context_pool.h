@@ -1,4 +1,8 @@
-// Which context serves which mode and address space.
+// Which context serves which mode and address space, and how much memory the contexts may take.
+//
+// Two things bound it: the number of contexts (Memory::max_contexts), and `budget`, which is what those that are not at work may hold. At
+// work are the two that were selected last, one for each privilege; what one context can hold is bounded by itself (docs/testing.md,
+// "Memory").
 #pragma once
 
 #include "base/types.h"
@@ -13,34 +17,59 @@ namespace ring3 {
 
 class ContextPool {
  public:
-  explicit ContextPool(const GuestRam& ram) : ram_(ram) {}
+  explicit ContextPool(const GuestRam& ram);
 
   [[nodiscard]] Context& operator[](unsigned number) { return *contexts_[number]; }
-  [[nodiscard]] unsigned size() const { return count_; }
+  template <typename F>
+  void for_each(F&& f) {
+    for (const auto& context : contexts_)
+      if (context != nullptr) f(*context);
+  }
+  void set_budget(u64 bytes) { budget_ = static_cast<u32>(bytes / page_size); }
 
   // The context with this key, or null.
-  [[nodiscard]] Context* find(const ContextKey& key);
+  [[nodiscard]] Context* find(const ContextKey& key) const;
   // A supervisor's context of another address space that `roots` leave most of, and at least half of; null if there is none. So contexts of
   // kernels outlive the processes they were filled in: one if the kernel's pages are the same everywhere, two under page-table isolation.
-  [[nodiscard]] Context* find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes);
-  // A context to be emptied and given a new key: one whose address space is gone, a new one while memory lasts, or else any but `keep`.
+  [[nodiscard]] Context* find_similar(const ContextKey& key, const PagingRoots& roots, u64 mode_changes) const;
+  // A context to be emptied and given a new key: one whose address space is gone, a new one while there is room, or else any but `keep`.
   // Any, because address spaces tend to come round in turn, and then the oldest is the one that is wanted next.
   [[nodiscard]] Context& take(bool user, u64 mode_changes, const Context* keep);
   // The context has another key now.
   void set_key(Context& context, const ContextKey& key);
+  // The context was selected: it is at work now.
+  void note_selected(Context& context);
+  // A context to be emptied and released, because those that are not at work hold more than the budget; null if they do not.
+  [[nodiscard]] Context* surplus(u64 mode_changes);
+  // Gives an emptied context back to the host.
+  void release(Context& context);
   // Gives the host back what an emptied context has touched, if that is much. The base changes.
   Context& shrink(Context& context);
 
  private:
-  static constexpr u32 quick_count = 64;
-  [[nodiscard]] Context& any_but(const Context* keep);
-  static u32 quick(const ContextKey& key) { return ((key.space >> 12) ^ (key.space >> 18) ^ key.mode ^ (key.mode >> 7)) % quick_count; }
+  static constexpr unsigned chain_bits = 10;
+  [[nodiscard]] static u32 hash(const ContextKey& key);
+  [[nodiscard]] bool at_work(const Context& context) const { return &context == at_work_[0] || &context == at_work_[1]; }
+  [[nodiscard]] bool is_free(const Context& context, u64 mode_changes) const;
+  [[nodiscard]] u32 idle_pages() const;
+  void sweep(u64 mode_changes);
+  [[nodiscard]] Context* take_free(u64 mode_changes);
+  [[nodiscard]] Context* any_but(const Context* keep);
+  Context* make();
+  void forget_key(Context& context);
+  void charge(Context& context);
 
   const GuestRam& ram_;
-  std::array<std::unique_ptr<Context>, Memory::max_contexts> contexts_;
-  unsigned count_ = 0;
-  std::array<Context*, quick_count> quick_{};  // by hash of the key
-  std::array<std::vector<Context*>, 2> of_;    // [user]; so that a kernel's few are found among its many processes'
+  std::vector<std::unique_ptr<Context>> contexts_;   // by number; null: released
+  std::vector<u32> unused_;                          // numbers of those
+  std::array<Context*, 1u << chain_bits> chains_{};  // by hash of the key; a kernel's changes with every process, so nothing may pile up
+  std::vector<Context*> supervisors_;                // last selected first
+  std::array<Context*, 2> at_work_{};                // [user]
+  u32 budget_;                                       // host pages
+  u32 charged_ = 0;                                  // of all contexts
+  u64 selections_ = 0;
+  std::vector<Context*> free_;  // found when their address spaces were gone
+  u32 hand_ = 0;                // where `sweep` goes on
   u32 random_ = 1;
 };
 

@@ -13,9 +13,10 @@ namespace {
 constexpr unsigned touched_shift = 28;
 constexpr u64 table_size = u64{4} << 32;
 constexpr u64 index_size = u64{linear_page_count} * sizeof(u32);
-// A guest can spread its code so that every slot needs a host page of its own (16 GiB in all); past 64 MiB the table is given back to the
-// host when it is emptied for any reason.
-constexpr u32 touched_limit = (64u << 20) / 4096;
+// A guest can spread its code so that every slot needs a host page of its own (16 GiB in all); past this the table is emptied and given
+// back to the host.
+constexpr u32 touched_limit = (32u << 20) / 4096;
+constexpr u32 unit_pages = 2;  // a page table of the host, and a share of the index with its page table
 
 }  // namespace
 
@@ -47,6 +48,10 @@ void JumpSlots::set(u32 linear, u32 value) {
     if (touched_ >= touched_limit) clear_all();
     index_[number] |= host_page;
     ++touched_;
+    u64& units = units_[number / unit / 64];
+    const u64 own = u64{1} << number / unit % 64;
+    if ((units & own) == 0) touched_ += unit_pages;
+    units |= own;
   }
   Page& record = page_of(number);
   if (*slot == 0) record.slots.push_back(static_cast<u16>(linear & page_mask));
@@ -98,8 +103,12 @@ void JumpSlots::clear_all() {
     free_.push_back(i);
   }
   if (touched_ >= touched_limit) {
-    owner_.discard(offset_, table_size);
-    index_mapping_.discard(0, index_size);
+    if (!owner_.renew(offset_, table_size) || !index_mapping_.renew(0, index_size)) {
+      throw InternalError("jump tables: the host does not take memory back");
+    }
+    pages_ = {};
+    free_ = {};
+    units_ = {};
     touched_ = 0;
   }
 }

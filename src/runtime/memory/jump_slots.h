@@ -5,6 +5,7 @@
 #include "base/types.h"
 #include "guest/address.h"
 
+#include <array>
 #include <vector>
 
 namespace ring3 {
@@ -29,7 +30,7 @@ class JumpSlots {
 
   // Slots on record: equals the slots that are set, so that the record cannot outgrow the table.
   [[nodiscard]] u64 recorded() const;
-  // Host pages of the table that are in use.
+  // Host pages of the table that are in use, and what they need of the host's page tables and of the index.
   [[nodiscard]] u32 touched() const { return touched_; }
   // Linear pages that ever had a record at once.
   [[nodiscard]] u64 records() const { return pages_.size(); }
@@ -42,6 +43,7 @@ class JumpSlots {
     std::vector<u32> dependents;  // pages, each once
   };
 
+  static constexpr u32 unit = 128;                 // linear pages whose slots one page table of the host covers
   static constexpr u32 record_mask = 0x0FFF'FFFF;  // of an element of `index_`
 
   Page& page_of(u32 page);
@@ -57,6 +59,7 @@ class JumpSlots {
   u32* index_;
   std::vector<Page> pages_;
   std::vector<u32> free_;
+  std::array<u64, linear_page_count / unit / 64> units_{};  // a bit for each that has a page in use
   u32 touched_ = 0;
 };
 

@@ -345,6 +345,8 @@ u64 Memory::select_context(u32 mode_bits, u32 cs_base, u32 cs_limit) {
 
 void Memory::follow_context(u64 base) { impl_->tables.follow(base); }
 
+void Memory::limit_contexts(u64 bytes) { impl_->tables.limit(bytes); }
+
 bool Memory::context_selected() const { return impl_->tables.current() != nullptr; }
 
 u64 Memory::fetch_tag(bool user) { return impl_->tables.data(user).fetch_tag(); }

@@ -64,10 +64,11 @@ struct MemoryStats {
   u64 address_flushes = 0;  // flush_non_global
   u64 page_flushes = 0;     // flush_page
   u64 contexts_made = 0;
-  u64 contexts_reused = 0;   // emptied to serve another mode or address space
-  u64 contexts_adopted = 0;  // supervisors' contexts that went over to another address space
-  u64 groups_compared = 0;   // with the guest's tables, after flushes; a group is 8 pages
-  u64 pages_stale = 0;       // dropped for any reason
+  u64 contexts_reused = 0;    // emptied to serve another mode or address space
+  u64 contexts_released = 0;  // given back to the host, as together they held too much
+  u64 contexts_adopted = 0;   // supervisors' contexts that went over to another address space
+  u64 groups_compared = 0;    // with the guest's tables, after flushes; a group is 8 pages
+  u64 pages_stale = 0;        // dropped for any reason
   u64 windows_opened = 0;
   u64 windows_closed = 0;   // they cost more than they gained
   u64 windows_emptied = 0;  // they took too many of the host's mappings
@@ -148,13 +149,16 @@ class Memory {
   [[nodiscard]] bool is_code_page(PhysAddr address) const;
   // Called when CR0, CR4, CPL, the mode bits (guest/block_key.h) or base and limit of CS changed, and after a flush (`context_selected` is
   // false then): selects the context for them and the address space; returns its base (r13). Jump slots are right for one CS only, so each
-  // has its own. At most `max_contexts` live at a time: beyond, the one that was not selected for longest is emptied and reused, and any
-  // r13 that was kept for it is void. Throws UserError when the host has no address space left.
+  // has its own. At most `max_contexts` live at a time, and those that are not at work hold at most what `limit_contexts` says: beyond,
+  // some are emptied, and any r13 that was kept for them is void. Throws UserError when the host has no address space left.
   u64 select_context(u32 mode_bits, u32 cs_base = 0, u32 cs_limit = 0xFFFFFFFF);
+  // What the contexts that are not at work may hold of the host's memory, about. At work are the two selected last, one of each privilege.
+  // By default an eighth of guest RAM, at least 24 MiB and at most 128 MiB.
+  void limit_contexts(u64 bytes);
   [[nodiscard]] bool context_selected() const;
   // The CPU went over to the context with this base by itself: one that CpuState::link.view shows.
   void follow_context(u64 base);
-  static constexpr unsigned max_contexts = 64;
+  static constexpr unsigned max_contexts = 512;
   // What `translate_fetch` of this privilege says holds for as long as this number does not change; no other context ever has the same.
   [[nodiscard]] u64 fetch_tag(bool user);
 

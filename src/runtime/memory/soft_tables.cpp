@@ -30,7 +30,8 @@ SoftTables::SoftTables(GuestRam& ram, const PageWalker& walker, MemoryStats& sta
       views_(views),
       stats_(stats),
       writers_(ram.size() >> page_shift),
-      users_(Context::Regions::count) {
+      users_(Context::Regions::count),
+      global_users_(Context::Regions::count) {
   last_key_[1].mode = mode::user;
 }
 
@@ -52,6 +53,7 @@ Context& SoftTables::select(ContextKey key) {
       for (const bool privilege : {false, true})
         if (data_[privilege] == found) set_data(privilege, nullptr);
       empty(*found);
+      current_since_flush_.remove(found->number_);
       found = &pool_.shrink(*found);
       found->fetch_tag_ = ++fetch_tags_;
     }
@@ -59,11 +61,21 @@ Context& SoftTables::select(ContextKey key) {
   }
   refresh(*found);
   if (windows_ && windows_after_ == 0 && found->window_ == nullptr) open_window(*found);
-  found->last_selected_ = ++selections_;
+  pool_.note_selected(*found);
   last_key_[user] = key;
   set_data(user, found);
   current_ = found;
+  release_surplus();
   return *found;
+}
+
+void SoftTables::release_surplus() {
+  while (Context* context = pool_.surplus(mode_changes_)) {
+    empty(*context);
+    current_since_flush_.remove(context->number_);
+    pool_.release(*context);
+    ++stats_.contexts_released;
+  }
 }
 
 void SoftTables::set_data(bool user, Context* context) {
@@ -99,6 +111,7 @@ void SoftTables::refresh(Context& context) {
   context.mode_changes_ = mode_changes_;
   context.global_flushes_ = global_flushes_;
   context.flushes_ = flushes_;
+  current_since_flush_.add(context.number_);
 }
 
 void SoftTables::deselect() {
@@ -109,6 +122,7 @@ void SoftTables::deselect() {
 
 void SoftTables::flush_non_global() {
   ++flushes_;
+  current_since_flush_ = {};
   deselect();
 }
 
@@ -129,12 +143,12 @@ void SoftTables::enter(Context& context, u32 page, const TableCopies::Source& so
   if (!stale_.pages.empty()) [[unlikely]]
     drop_stale(context);
   const u32 region = page >> Context::region_shift;
-  const u64 self = u64{1} << context.number_;
-  if ((users_[region] & self) == 0) {
-    users_[region] |= self;
+  if (!users_[region].has(context.number_)) {
+    users_[region].add(context.number_);
     context.used_.set(region);
-    context.touched_.set(region);
+    context.touch_region(region);
   }
+  if (global) global_users_[region].add(context.number_);
   context.comparing_ = context.comparing_ > most_comparisons ? context.comparing_ - most_comparisons : 0;
 }
 
@@ -199,25 +213,33 @@ void SoftTables::empty(Context& context) {
   context.copies_.forget_all(stale_);
   drop_stale(context);
   context.jumps_.clear_all();
-  context.used_.for_each([&](u32 region) { users_[region] &= ~(u64{1} << context.number_); });
+  context.used_.for_each([&](u32 region) {
+    users_[region].remove(context.number_);
+    global_users_[region].remove(context.number_);
+  });
   context.used_ = {};
   context.comparing_ = 0;
 }
 
 template <typename F>
 void SoftTables::for_users(u32 page, F&& f) {
-  for (u64 bits = users_[page >> Context::region_shift]; bits != 0; bits &= bits - 1)
-    f(pool_[static_cast<unsigned>(std::countr_zero(bits))]);
+  users_[page >> Context::region_shift].for_each([&](unsigned number) { f(pool_[number]); });
 }
 
 void SoftTables::flush_page(u32 page) {
-  // A page of 4 MiB is two regions, and only one of them may be in use.
+  // A page of 4 MiB is two regions, and only one of them may be in use. Contexts that are not compared when they are selected next, or not
+  // for this page, have to drop it now.
   const u32 region = page >> Context::region_shift;
-  for (u64 bits = users_[region] | users_[region ^ 1]; bits != 0; bits &= bits - 1) {
-    Context& context = pool_[static_cast<unsigned>(std::countr_zero(bits))];
+  ContextSet due = users_[region];
+  due |= users_[region ^ 1];
+  due &= current_since_flush_;
+  due |= global_users_[region];
+  due |= global_users_[region ^ 1];
+  due.for_each([&](unsigned number) {
+    Context& context = pool_[number];
     context.copies_.forget(page, stale_);
     drop_stale(context);
-  }
+  });
 }
 
 void SoftTables::drop_data(u32 page) {
@@ -259,11 +281,11 @@ void SoftTables::met_at_work() {
 }
 
 void SoftTables::empty_windows() {
-  for (unsigned n = 0; n < pool_.size(); ++n) {
-    if (pool_[n].window_ == nullptr) continue;
-    pool_[n].window_->clear();
+  pool_.for_each([&](Context& context) {
+    if (context.window_ == nullptr) return;
+    context.window_->clear();
     ++budget_.emptied;
-  }
+  });
 }
 
 // A kernel's window would lose the memory of processes at each change of the address space: what reaches it there stays on the tables.
@@ -343,7 +365,7 @@ void SoftTables::clear_jump(u32 linear) {
 }
 
 void SoftTables::clear_all_jumps() {
-  for (unsigned n = 0; n < pool_.size(); ++n) pool_[n].jumps_.clear_all();
+  pool_.for_each([](Context& context) { context.jumps_.clear_all(); });
 }
 
 }  // namespace ring3

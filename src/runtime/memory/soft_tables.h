@@ -7,6 +7,7 @@
 #include "guest/cpu_state.h"
 #include "runtime/memory/context.h"
 #include "runtime/memory/context_pool.h"
+#include "runtime/memory/context_set.h"
 #include "runtime/memory/memory.h"
 #include "runtime/memory/page_walker.h"
 #include "runtime/memory/ram.h"
@@ -25,6 +26,9 @@ class SoftTables {
 
   // Off: a flush drops everything but what is global, and address spaces share contexts.
   void set_keep(bool keep) { keep_ = keep; }
+
+  // As Memory::limit_contexts.
+  void limit(u64 bytes) { pool_.set_budget(bytes); }
 
   // The context for `key` (`space` is filled in) in the address space that is loaded; agrees with the guest's tables as of the last flush.
   Context& select(ContextKey key);
@@ -100,6 +104,7 @@ class SoftTables {
   void drop_entries(Context& context, u32 page);
   void drop_stale(Context& context);
   void empty(Context& context);
+  void release_surplus();
   void deselect();
   void open_window(Context& context);
   void close_window(Context& context);
@@ -118,7 +123,6 @@ class SoftTables {
   Views& views_;
   std::array<ContextKey, 2> last_key_{};  // [user]
   Context* current_ = nullptr;
-  u64 selections_ = 0;
   u64 fetch_tags_ = 0;
   u64 flushes_ = 0, global_flushes_ = 0, mode_changes_ = 1;
   StalePages stale_;  // scratch
@@ -127,9 +131,10 @@ class SoftTables {
   bool windows_ = false;
   u32 windows_after_ = 0;
   std::vector<u32> writers_;  // per RAM page: link to the first write entry that leads to it
-  // Per region of linear space: the contexts, one bit each, that may hold something of it.
-  static_assert(Memory::max_contexts <= 64);
-  std::vector<u64> users_;
+  // Per region of linear space: the contexts that may hold something of it, and those that may hold global pages there.
+  static_assert(Memory::max_contexts <= ContextSet::most);
+  std::vector<ContextSet> users_, global_users_;
+  ContextSet current_since_flush_;  // agree with the guest's tables as of the last flush; all others are compared when they are selected
 };
 
 }  // namespace ring3

@@ -59,6 +59,11 @@ class TableCopies {
   [[nodiscard]] u32 count() const { return static_cast<u32>(groups_[0].size() + groups_[1].size() + plain_.size()); }
   [[nodiscard]] u32 compared(bool global) const { return static_cast<u32>(groups_[0].size() + (global ? groups_[1].size() : 0)); }
   [[nodiscard]] u32 differing(const PagingRoots& roots) const;
+  // Host pages in use, but for a few.
+  [[nodiscard]] u32 touched() const {
+    const std::size_t bytes = (groups_[0].capacity() + groups_[1].capacity()) * sizeof(Group) + plain_.capacity() * sizeof(Pages);
+    return static_cast<u32>(bytes / page_size);
+  }
   // No directory entry is what it was where it was: the address space is gone.
   [[nodiscard]] bool dead() const;
 

@@ -12,6 +12,7 @@ namespace {
 
 // Longer runs are left to the host's own faults: page tables for what may never be used.
 constexpr u32 most_populated = 64;
+constexpr u32 unit_pages = 2;  // a page table of the host, and a share of the rights with theirs
 
 void must(bool done) {
   // Splitting a mapping is what can fail. The guest would keep what it must not have.
@@ -30,6 +31,10 @@ bool Window::map(u32 first, u32 count, u64 ram_page, Rights rights) {
   const bool populate = count <= most_populated;
   if (!owner_.map_file(at(first), u64{count} << page_shift, ram_.fd(), ram_page, rights == Rights::write, populate)) return false;
   take_pieces(2);
+  for (u32 u = first / unit; u <= (first + count - 1) / unit; ++u) {
+    if ((units_[u / 64] >> u % 64 & 1) == 0) touched_ += unit_pages;
+    units_[u / 64] |= u64{1} << u % 64;
+  }
   std::fill_n(rights_ + first, count, rights);
   return true;
 }
@@ -62,6 +67,8 @@ void Window::clear() {
   rights_mapping_.discard(0, rights_mapping_.size());
   budget_.pieces -= pieces_;
   pieces_ = 0;
+  units_ = {};
+  touched_ = 0;
 }
 
 }  // namespace ring3

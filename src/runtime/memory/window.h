@@ -6,6 +6,7 @@
 #include "base/types.h"
 #include "guest/address.h"
 
+#include <array>
 #include <utility>
 
 namespace ring3 {
@@ -38,6 +39,8 @@ class Window {
   // [first, first + count), all of them mapped, become inaccessible, and perhaps all.
   void unmap(u32 first, u32 count);
   void clear();
+  // Host pages in use: what mapped pages need of the host's page tables, and the rights.
+  [[nodiscard]] u32 touched() const { return touched_; }
   // How often something was taken back since the last time this was asked.
   [[nodiscard]] u32 take_losses() { return std::exchange(losses_, 0); }
 
@@ -55,7 +58,10 @@ class Window {
   const GuestRam& ram_;
   WindowBudget& budget_;
   Mapping rights_mapping_;
-  Rights* rights_;  // per linear page; sparse
+  Rights* rights_;                                          // per linear page; sparse
+  static constexpr u32 unit = 512;                          // pages that one page table of the host covers
+  std::array<u64, linear_page_count / unit / 64> units_{};  // a bit for each in which something was mapped
+  u32 touched_ = 0;
   u32 pieces_ = 0;  // mappings of the host, at most
   u32 losses_ = 0;
 };
