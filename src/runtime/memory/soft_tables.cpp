@@ -152,8 +152,12 @@ void SoftTables::enter(Context& context, u32 page, const TableCopies::Source& so
   context.comparing_ = context.comparing_ > most_comparisons ? context.comparing_ - most_comparisons : 0;
 }
 
+u32& SoftTables::first_writer(const Context& context, u64 ram_page) {
+  return writers_[ram_page >> page_shift].first[(context.key_.mode & mode::user) != 0];
+}
+
 void SoftTables::link_write(Context& context, u32 page, u64 ram_page) {
-  u32& head = writers_[ram_page >> page_shift];
+  u32& head = first_writer(context, ram_page);
   Context::Note& n = context.notes_[page];
   const u32 self = link(context.number_, page);
   n.previous = 0;
@@ -168,7 +172,7 @@ void SoftTables::unlink_write(Context& context, u32 page) {
     note(n.previous).next = n.next;
   } else {
     const u64 host = context.write_[page] + (u64{page} << page_shift);
-    writers_[(host - reinterpret_cast<u64>(ram_.base())) >> page_shift] = n.next;
+    first_writer(context, host - reinterpret_cast<u64>(ram_.base())) = n.next;
   }
   if (n.next != 0) note(n.next).previous = n.previous;
   context.write_[page] = 0;
@@ -247,10 +251,11 @@ void SoftTables::drop_data(u32 page) {
 }
 
 void SoftTables::drop_writes(u64 ram_page) {
-  u32& head = writers_[ram_page >> page_shift];
-  while (head != 0) {
-    const u32 at = head - 1;
-    unlink_write(pool_[at >> 20], at & 0xFFFFF);
+  for (u32& head : writers_[ram_page >> page_shift].first) {
+    while (head != 0) {
+      const u32 at = head - 1;
+      unlink_write(pool_[at >> 20], at & 0xFFFFF);
+    }
   }
 }
 

@@ -99,6 +99,7 @@ class SoftTables {
   Context& select_data(bool user);
   void set_data(bool user, Context* context);
   void refresh(Context& context);
+  [[nodiscard]] u32& first_writer(const Context& context, u64 ram_page);
   void link_write(Context& context, u32 page, u64 ram_page);
   void unlink_write(Context& context, u32 page);
   void drop_entries(Context& context, u32 page);
@@ -130,7 +131,12 @@ class SoftTables {
   bool keep_ = true;
   bool windows_ = false;
   u32 windows_after_ = 0;
-  std::vector<u32> writers_;  // per RAM page: link to the first write entry that leads to it
+  // Per RAM page: links to the first write entry that leads to it, of supervisors' contexts and of users'. Apart, because a kernel's come
+  // and go with each process whose memory it writes, and should not touch the process' own tables for that.
+  struct Writers {
+    std::array<u32, 2> first{};  // [user]
+  };
+  std::vector<Writers> writers_;
   // Per region of linear space: the contexts that may hold something of it, and those that may hold global pages there.
   static_assert(Memory::max_contexts <= ContextSet::most);
   std::vector<ContextSet> users_, global_users_;
