@@ -77,6 +77,7 @@ struct EmittedLink {
   u64 resume_at = 0;      // host address to enter
   u64 context = 0;        // r13: tables of the current view and mode
   u64 return_stack = 0;   // rsp while emitted code runs
+  u64 esp_base_mask = 0;  // all ones if r12 is r14 + esp, 0 if it is esp
   u64 interpreter = 0;    // host address of the function that interprets an instruction for emitted code, and its first argument
   u64 engine = 0;
   u64 emitted_stack = 0;               // rsp of emitted code while a function that it called runs

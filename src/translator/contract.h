@@ -1,8 +1,9 @@
 // The contract between emitted code and the runtime. Every register, table and word that the two share stands here and nowhere else.
 //
 //   guest eax ecx edx ebx ebp esi edi   the same host registers, upper halves zero at every instruction boundary
-//   guest esp                           r12, upper half zero at every instruction boundary; inside a block r12 and what the block's map
-//                                       says is pending (InsnPoint::esp_pending)
+//   guest esp                           r12d; inside a block r12d and what the block's map says is pending (InsnPoint::esp_pending). In
+//                                       blocks with mode::window r12 is r14 + esp; its upper half may be off by one when esp wrapped,
+//                                       and then the next access meets a guard. Other blocks do not look at the upper half
 //   guest CF PF AF ZF SF OF DF          host RFLAGS, live at every instruction boundary; glue never changes them
 //   x87, MMX, SSE                       the host's own, if CpuState::fpu_live
 //   rsp                                 the return region: never guest data, never the runtime's stack. Its contents are a guess of where
@@ -98,6 +99,7 @@ inline constexpr i32 context = link + static_cast<i32>(offsetof(EmittedLink, con
 inline constexpr i32 return_stack = link + static_cast<i32>(offsetof(EmittedLink, return_stack));
 inline constexpr i32 interpreter = link + static_cast<i32>(offsetof(EmittedLink, interpreter));
 inline constexpr i32 engine = link + static_cast<i32>(offsetof(EmittedLink, engine));
+inline constexpr i32 esp_base_mask = link + static_cast<i32>(offsetof(EmittedLink, esp_base_mask));
 inline constexpr i32 emitted_stack = link + static_cast<i32>(offsetof(EmittedLink, emitted_stack));
 inline constexpr i32 fill = link + static_cast<i32>(offsetof(EmittedLink, fill));
 inline constexpr i32 missed = link + static_cast<i32>(offsetof(EmittedLink, missed));

@@ -98,7 +98,8 @@ void Emitter::reencode(const Insn& insn, unsigned substituted) {
   std::array<u8, 5> address{};  // SIB and displacement
   u32 address_length = 0;
   if (insn.has_memory) {
-    const u32 index = place_.index.id();
+    constexpr u32 no_index = 4;  // as SIB says it
+    const u32 index = place_.index.isValid() ? place_.index.id() : no_index;
     rex |= rex_base | rex_b;
     if (index >= 8) rex |= rex_x;
     const i32 displacement = place_.displacement;

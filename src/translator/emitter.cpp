@@ -52,6 +52,7 @@ void Emitter::emit_insn(const Insn& insn) {
   if (!must_interpret(insn)) {
     const std::size_t start = a_.offset();
     if (try_emit(insn)) {
+      if (esp_is_host()) mend_esp(insn);
       if (insn.info().family == Family::x87) {
         InsnPoint& point = out_->points.back();
         point.x87 = true;
@@ -157,8 +158,30 @@ void Emitter::move_esp(i32 step) {
 
 void Emitter::write_esp() {
   if (esp_pending_ == 0) return;
-  a_.lea(x86::r12d, x86::ptr(x86::r12, esp_pending_));
+  add_to_esp(esp_pending_);
   esp_pending_ = 0;
+}
+
+void Emitter::add_to_esp(i32 step) { a_.lea(esp_is_host() ? Gp(x86::r12) : Gp(x86::r12d), x86::ptr(x86::r12, step)); }
+
+// Writing r12d clears the upper half, but for some instructions that may leave their destination alone.
+void Emitter::mend_esp(const Insn& insn) {
+  for (unsigned i = 0; i < insn.operand_count; ++i) {
+    const Operand& o = insn.operand[i];
+    if (o.kind != OperandKind::reg || o.reg_class != RegClass::gpr32 || o.reg != esp || !o.written) continue;
+    switch (insn.row) {
+      case Row::add:
+      case Row::sub:
+      case Row::and_:
+      case Row::inc:
+      case Row::dec:
+      case Row::mov:
+      case Row::lea: break;
+      default: a_.mov(x86::r12d, x86::r12d);
+    }
+    a_.lea(x86::r12, x86::ptr(x86::r14, x86::r12));
+    return;
+  }
 }
 
 void Emitter::poll() {

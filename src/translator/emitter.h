@@ -50,6 +50,9 @@ class Emitter {
   [[nodiscard]] bool allows_pending_esp(const Insn& insn) const;
   void move_esp(i32 step);
   void write_esp();
+  void add_to_esp(i32 step);
+  [[nodiscard]] bool esp_is_host() const { return (key_.mode & mode::window) != 0 && options_.optimizations.on(Optimization::host_esp); }
+  void mend_esp(const Insn& insn);  // behind an instruction that may have written r12d
   void poll();
   void check_fpu();
   void store_x87_pointer();  // behind a run of emitted x87 instructions
@@ -75,7 +78,7 @@ class Emitter {
   // may reach over offset FFFFFFFFh.
   void to_linear(Seg segment, unsigned size, Table table, bool may_wrap = true);
   void check_sign();  // faults unless r9 is negative
-  // Where host_memory is: the window or r9, plus a register.
+  // Where host_memory is: the window, the stack in it, or r9, plus a register that may be none.
   struct Place {
     Gp base = asmjit::x86::r9;
     Gp index = asmjit::x86::r8;
@@ -89,8 +92,11 @@ class Emitter {
   void operand_address(const Insn& insn, unsigned size, Table table, bool aligned = false);  // all of it for the memory operand
   [[nodiscard]] bool in_window() const { return (key_.mode & mode::window) != 0 && !form_.tables; }
   [[nodiscard]] bool site_unaligned() const { return form_.unaligned && !in_window(); }
-  // The address is [register + displacement], or [register * scale + displacement], of a flat segment in a window: nothing to compute.
+  // The address in a flat segment of a window needs no computing: [register + displacement], [register * scale + displacement], a fixed one
+  // in the lower half, or one with esp, which is a host address.
   bool place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement);
+  bool place_on_stack(Seg segment, const Gp& index, u32 shift, i32 displacement);
+  [[nodiscard]] bool may_place(Seg segment, i32 displacement) const;
   bool place_directly(const Insn& insn);
   // A store of several parts may have written the first when it faults (FSTP of a real of 80 bits does): the tables answer for all of it.
   [[nodiscard]] bool fits_window(unsigned size, Table table) const {

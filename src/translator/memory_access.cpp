@@ -76,17 +76,39 @@ void Emitter::to_linear(Seg segment, unsigned size, Table table, bool may_wrap) 
   a_.lea(x86::r8d, x86::ptr(x86::r8, x86::r9));
 }
 
-bool Emitter::place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement) {
+bool Emitter::may_place(Seg segment, i32 displacement) const {
   // A displacement far below 0 is an address in the upper half that only 32 bits reach.
   constexpr i32 least = -0x10000;
-  if (form_.wraps || segment_form(segment) != SegmentForm::flat || displacement < least) return false;
+  return !form_.wraps && segment_form(segment) == SegmentForm::flat && displacement >= least;
+}
+
+bool Emitter::place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement) {
+  if (!may_place(segment, displacement)) return false;
   place_ = {x86::r14, index, shift, displacement};
+  return true;
+}
+
+// Hosts forward a store to a later load without its latency if both addresses are one register and a displacement: so no r14 here.
+bool Emitter::place_on_stack(Seg segment, const Gp& index, u32 shift, i32 displacement) {
+  constexpr u32 most = 2;  // esp + 8 * index would get over the guard
+  if (shift > most || !may_place(segment, displacement)) return false;
+  place_ = {x86::r12, index, shift, displacement};
   return true;
 }
 
 bool Emitter::place_directly(const Insn& insn) {
   const MemOperand& m = insn.mem;
-  if (insn.address_size != 4 || (m.base != no_reg) == (m.index != no_reg)) return false;
+  if (insn.address_size != 4) return false;
+  if (m.base == no_reg && m.index == no_reg) {
+    return static_cast<i32>(m.displacement) >= 0 && place_directly(m.segment, Gp(), 0, static_cast<i32>(m.displacement));
+  }
+  if (m.base == esp && esp_is_host()) {
+    const bool indexed = m.index != no_reg;
+    return place_on_stack(m.segment, indexed ? gpr64(m.index) : Gp(),
+                          indexed ? static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale))) : 0,
+                          static_cast<i32>(m.displacement) + esp_pending_);
+  }
+  if ((m.base != no_reg) == (m.index != no_reg)) return false;
   const bool scaled = m.base == no_reg;
   const u32 shift = scaled ? static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale))) : 0;
   return place_directly(m.segment, gpr64(scaled ? m.index : m.base), shift,
@@ -94,7 +116,10 @@ bool Emitter::place_directly(const Insn& insn) {
 }
 
 void Emitter::register_operand(const Gp& base, i32 displacement, Seg segment, unsigned size, Table table) {
-  if (fits_window(size, table) && place_directly(segment, base, 0, displacement)) return;
+  if (fits_window(size, table)) {
+    const bool on_stack = base.id() == Gp(x86::r12).id() && esp_is_host();
+    if (on_stack ? place_on_stack(segment, Gp(), 0, displacement) : place_directly(segment, base, 0, displacement)) return;
+  }
   if (displacement == 0) {
     a_.mov(x86::r8d, base.r32());
   } else {
@@ -164,6 +189,9 @@ void Emitter::operand_address(const Insn& insn, unsigned size, Table table, bool
   look_up(size, table, aligned);
 }
 
-x86::Mem Emitter::host_memory(unsigned size) const { return x86::Mem(place_.base, place_.index, place_.shift, place_.displacement, size); }
+x86::Mem Emitter::host_memory(unsigned size) const {
+  if (!place_.index.isValid()) return x86::Mem(place_.base, place_.displacement, size);
+  return x86::Mem(place_.base, place_.index, place_.shift, place_.displacement, size);
+}
 
 }  // namespace ring3

@@ -8,17 +8,18 @@
 #include <string_view>
 
 // X(enumerator, name on the command line, what it is)
-#define RING3_OPTIMIZATIONS(X)                                                                                       \
-  X(sensitive, "sensitive", "CLI, STI, PUSHF, POPF and their like inside the cache instead of interpreted")          \
-  X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")                                \
-  X(transfers, "transfers", "interrupts, exceptions and IRET between flat rings by a few comparisons")               \
-  X(divisions, "divisions", "a division that faulted is checked before the host does it")                            \
-  X(views, "views", "memory tables outlive MOV CR3: compared with the guest's page tables, not emptied")             \
-  X(jumps_ahead, "jumps-ahead", "the first look-up on a page fills the jump table for all known code of that page")  \
-  X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")            \
-  X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor") \
-  X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")  \
-  X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                               \
+#define RING3_OPTIMIZATIONS(X)                                                                                           \
+  X(sensitive, "sensitive", "CLI, STI, PUSHF, POPF and their like inside the cache instead of interpreted")              \
+  X(direct, "direct", "emitted code calls the interpreter instead of leaving for it")                                    \
+  X(transfers, "transfers", "interrupts, exceptions and IRET between flat rings by a few comparisons")                   \
+  X(divisions, "divisions", "a division that faulted is checked before the host does it")                                \
+  X(views, "views", "memory tables outlive MOV CR3: compared with the guest's page tables, not emptied")                 \
+  X(jumps_ahead, "jumps-ahead", "the first look-up on a page fills the jump table for all known code of that page")      \
+  X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")                \
+  X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor")     \
+  X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")      \
+  X(host_esp, "host-esp", "code for windows keeps esp as a host address: the host forwards stores on the stack at once") \
+  X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                                   \
   X(superblocks, "superblocks", "a block goes on behind a conditional jump or a call")
 
 namespace ring3 {

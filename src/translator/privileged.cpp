@@ -132,7 +132,7 @@ bool Emitter::emit_load_segment(const Insn& insn) {
   }
   name_interpret_site();
   a_.call(Imm(base_ + stubs_.load_segment[number]));
-  if (insn.row == Row::pop_sreg) a_.lea(x86::r12d, x86::ptr(x86::r12, 4));
+  if (insn.row == Row::pop_sreg) add_to_esp(4);
   return true;
 }
 

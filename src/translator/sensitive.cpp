@@ -58,7 +58,7 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       stack_slot(-4, 4, Table::write);
       a_.movzx(x86::r11d, field(offset::selector(insn.operand[0].reg), 2));
       a_.mov(host_memory(2), x86::r11w);  // two of the four bytes (SDM vol. 2, PUSH)
-      a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
+      add_to_esp(-4);
       return true;
     default: return cpl0 ? emit_privileged(insn) : insn.row == Row::sysenter && emit_fast_system_call(false);
   }
@@ -104,7 +104,7 @@ bool Emitter::emit_pushf(const Insn& insn) {
   a_.lea(x86::r11d, x86::ptr(x86::r11, x86::r10));
   a_.mov(x86::r10d, 10);
   a_.mov(host_memory(4), x86::r11d);
-  a_.lea(x86::r12d, x86::ptr(x86::r12, -4));
+  add_to_esp(-4);
   return true;
 }
 
@@ -136,7 +136,7 @@ bool Emitter::emit_popf(const Insn& insn) {
   a_.or_(x86::r8d, host_fixed_flags);
   a_.mov(x86::qword_ptr(x86::rsp), x86::r8);
   a_.popfq();
-  a_.lea(x86::r12d, x86::ptr(x86::r12, 4));
+  add_to_esp(4);
   poll_at_ = index_ + 1;
   return true;
 }

@@ -186,6 +186,9 @@ void emit_fast_system_call(x86::Assembler& a, bool exit, const Label& interpret)
   a.mov(field(offset::context, 8), x86::r13);
   a.mov(x86::r14, Imm(window));
   a.add(x86::r14, x86::r13);
+  a.mov(x86::r11, field(offset::esp_base_mask, 8));
+  a.and_(x86::r11, x86::r14);
+  a.add(x86::r12, x86::r11);
   restore_flags(a);
   a.mov(x86::r10d, 10);
   a.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(jump_table)));

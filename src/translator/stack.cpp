@@ -56,7 +56,7 @@ bool Emitter::emit_pop(const Insn& insn) {
         a_.mov(x86::r12d, host_memory(4));
       } else {
         a_.movzx(x86::r11d, host_memory(2));
-        a_.lea(x86::r12d, x86::ptr(x86::r12, step));
+        add_to_esp(step);
         a_.mov(x86::r12w, x86::r11w);
       }
       return true;
@@ -84,7 +84,11 @@ bool Emitter::emit_leave(const Insn& insn) {
   if (insn.operand_size != 4) return false;
   register_operand(x86::rbp, 0, Seg::ss, 4, Table::read);
   a_.mov(x86::r11d, host_memory(4));  // faults before anything changed
-  a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));
+  if (esp_is_host()) {
+    a_.lea(x86::r12, x86::ptr(x86::r14, x86::rbp, 0, 4));
+  } else {
+    a_.lea(x86::r12d, x86::ptr(x86::rbp, 4));
+  }
   esp_pending_ = 0;
   a_.mov(x86::ebp, x86::r11d);
   return true;

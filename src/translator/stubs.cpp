@@ -54,12 +54,15 @@ void emit_go_on(x86::Assembler& a, const Places& p) {
   a.mov(x86::r14, Imm(contract::window));
   a.lea(x86::r14, x86::ptr(x86::r13, x86::r14));
   a.mov(x86::r10d, 10);
+  a.mov(x86::r12, field(offset::esp_base_mask, 8));
+  a.and_(x86::r12, x86::r14);
+  a.mov(x86::eax, field(offset::gpr + 16, 4));
+  a.add(x86::r12, x86::rax);
   emit_load_flags(a);
   a.mov(x86::eax, field(offset::gpr + 0, 4));
   a.mov(x86::ecx, field(offset::gpr + 4, 4));
   a.mov(x86::edx, field(offset::gpr + 8, 4));
   a.mov(x86::ebx, field(offset::gpr + 12, 4));
-  a.mov(x86::r12d, field(offset::gpr + 16, 4));
   a.mov(x86::ebp, field(offset::gpr + 20, 4));
   a.mov(x86::esi, field(offset::gpr + 24, 4));
   a.mov(x86::edi, field(offset::gpr + 28, 4));

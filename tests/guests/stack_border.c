@@ -239,6 +239,11 @@ SNIPPET(f_pop16_esp, "push 0x12345678\npop sp\nmov eax, esp\nmov esp, ebp\n" DON
 SNIPPET(f_popa_skips_esp, "pushad\nmov dword ptr [esp + 12], 0xDEAD\npopad\nmov eax, esp\n" DONE);
 SNIPPET(f_leave, "push ebp\nmov ebp, esp\nsub esp, 0x40\npush 5\nleave\nmov eax, esp\n" DONE);
 SNIPPET(f_ret_n, "push 1\npush 2\npush 3\ncall 1f\nmov eax, esp\n" DONE "1: ret 12\n");
+SNIPPET(f_cmov_esp, "mov ecx, esp\nmov eax, 0x40001300\ncmp eax, 1\ncmovz esp, eax\npush 11\npop edx\ncmovnz esp, eax\npush 12\nmov ebx, esp\n"
+                    "mov esi, [ebx]\nmov esp, ecx\n" DONE);
+SNIPPET(f_cmpxchg_esp, "mov ecx, 0x40001300\ncmpxchg esp, ecx\npush 11\npop edx\ncmpxchg esp, ecx\npush 12\nmov ebx, esp\nmov esi, [ebx]\n" DONE);
+SNIPPET(f_shift_esp, "xor ecx, ecx\nshl esp, cl\npush 11\npop edx\nshr esp, 1\nshl esp, 1\npush 12\nmov ebx, esp\nmov esi, [ebx]\n" DONE);
+SNIPPET(f_scaled_esp, "mov ecx, 3\nmov dword ptr [esp + ecx * 8 - 0x20], 5\nmov edx, [esp - 8]\nmov [esp + ecx * 4], edx\nmov esi, [esp + 12]\n" DONE);
 SNIPPET(f_and_esp, "or esp, 3\nand esp, -16\nmov eax, esp\ninc esp\nmov ebx, esp\ndec esp\n" DONE);
 
 static void awkward(void) {
@@ -283,6 +288,22 @@ static void awkward(void) {
   check("ebp", trap.cpu.ebp, border + 0x800);
   RUN(f_ret_n);
   check("ret n", trap.cpu.eax, top);
+  RUN(f_cmov_esp);
+  check("cmov esp, not taken", trap.cpu.edx, 11);
+  check("cmov esp, taken", trap.cpu.ebx, 0x400012FC);
+  check("pushed", trap.cpu.esi, 12);
+  RUN(f_cmpxchg_esp);
+  check("cmpxchg esp, different", trap.cpu.eax, top);
+  check("pushed", trap.cpu.edx, 11);
+  check("cmpxchg esp, equal", trap.cpu.ebx, 0x400012FC);
+  check("pushed", trap.cpu.esi, 12);
+  RUN(f_shift_esp);
+  check("shl esp by 0", trap.cpu.edx, 11);
+  check("shl esp", trap.cpu.ebx, top - 4);
+  check("pushed", trap.cpu.esi, 12);
+  RUN(f_scaled_esp);
+  check("[esp + 8 * ecx]", trap.cpu.edx, 5);
+  check("[esp + 4 * ecx]", trap.cpu.esi, 5);
   RUN(f_and_esp);
   check("and esp", trap.cpu.eax, top);
   check("inc esp", trap.cpu.ebx, top + 1);
@@ -360,6 +381,8 @@ static void operand_faults(void) {
   check("popped", trap.cpu.esp, top);
 }
 
+SNIPPET(over_zero, "push ebx\nmov ecx, [esp]\npop edx\nmov esi, esp\nleave\npush 7\nmov edi, [esp]\nmov eax, esp\n" DONE);
+
 static void around_zero(void) {
   // ESP wraps at 4 GiB: a push at 0 goes to FFFFFFFCh, a pop at FFFFFFFCh ends at 0.
   u32 page = new_page();
@@ -376,6 +399,17 @@ static void around_zero(void) {
   check_done("pop at the end");
   check("value", trap.cpu.eax, 99);
   check("esp", trap.cpu.esp, 0);
+  for (u32 again = 0; again < 5; again++) {  // the engine may have other code each time
+    cpu = cpu_at(over_zero, 0);
+    cpu.ebp = 0xFFFFFFFC;
+    run_cpu(&cpu);
+    check_done("over 4 GiB and back");
+    check("at the top", trap.cpu.ecx, 0xB0B0B0B0);
+    check("popped", trap.cpu.edx, 0xB0B0B0B0);
+    check("esp after it", trap.cpu.esi, 0);
+    check("pushed behind leave", trap.cpu.edi, 7);
+    check("esp", trap.cpu.eax, 0xFFFFFFFC);
+  }
 }
 
 void guest_main(void) {

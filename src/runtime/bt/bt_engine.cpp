@@ -98,6 +98,7 @@ StopInfo BtEngine::run() {
   v_.s.link.fill = reinterpret_cast<u64>(&fill_entry);
   v_.s.link.missed = reinterpret_cast<u64>(&miss_entry);
   v_.s.link.return_stack = return_region_.middle();
+  v_.s.link.esp_base_mask = options_.translator.optimizations.on(Optimization::host_esp) ? ~u64{0} : 0;
   const u64 start_cycles = __rdtsc();
   const u64 start_ns = now();
   v_.bus.service();
