@@ -80,12 +80,20 @@ bool Emitter::emit_rdtsc(const Insn& insn) {
   return true;
 }
 
-// STI holds interrupts off until the next instruction is done (SDM vol. 3, 6.8.3): the poll stands before the one after it. Where this
-// block does not contain both, the interpreter carries the shadow across.
+// STI holds interrupts off until the next instruction is done (SDM vol. 3, 6.8.3): the poll stands before the one after it. In front of a
+// jump there is no place for it, so an interrupt that waits already makes the STI itself fault: the interpreter carries the shadow across,
+// as it does where the block ends here. One that comes later finds a poll, or this STI again.
 bool Emitter::emit_sti() {
   if (index_ + 1 >= block_->insns.size() || hold_poll_) return false;
   const Insn& next = block_->insns[index_ + 1];
-  if (next.info().family == Family::control || next.row == Row::sti) return false;
+  if (next.row == Row::sti) return false;
+  if (next.info().family == Family::control) {
+    a_.mov(x86::r9, field(offset::pending, 8));
+    a_.mov(x86::r8d, x86::dword_ptr(x86::r9));
+    a_.mov(field(offset::if_flag, 4), flag::if_);
+    a_.mov(field(offset::poll, 8), x86::r9);
+    return true;
+  }
   a_.mov(field(offset::if_flag, 4), flag::if_);
   a_.mov(x86::r9, field(offset::pending, 8));
   a_.mov(field(offset::poll, 8), x86::r9);

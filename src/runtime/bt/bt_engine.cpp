@@ -229,10 +229,8 @@ bool BtEngine::must_step() {
   CpuState& s = v_.s;
   if (!translatable() || s.shadow != Shadow::none || s.pending_debug != 0) return true;
   if (code_breakpoints_at(s, s.segment(Seg::cs).base + s.eip) != 0) return true;
-  if ((s.eflags & flag::rf) == 0) return false;
-  // RF lasts for one instruction, the one that a fault handler returned to: emitted code does not know it. That of a REP which only yielded
-  // has done its work.
-  if (!stepper_.repeating()) return true;
+  // RF lasts for one instruction, the one that a fault handler returned to, and holds off an instruction breakpoint there, of which there
+  // is none. A fault of that instruction pushes it set in any case; an interrupt that still comes in before it finds it clear.
   s.eflags &= ~flag::rf;
   return false;
 }
@@ -445,8 +443,9 @@ BtEngine::Next BtEngine::on_fault() {
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
   const bool changed = cache_.generation() != generation;
-  if (table_miss) ++counters_.misses_by_fault;
   const Row row = stepper_.last_row();
+  if (row == Row::sti) return go_on_in(block, site.point + 1, generation);  // an interrupt waits
+  if (table_miss) ++counters_.misses_by_fault;
   if (fault.signal == SIGFPE && !changed && (row == Row::div || row == Row::idiv) && !forms_.at(physical).divides &&
       options_.translator.optimizations.on(Optimization::divisions)) {
     forms_.at(physical).divides = true;

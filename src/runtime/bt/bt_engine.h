@@ -1,6 +1,7 @@
 // The translating engine: look up -> decode -> translate -> install -> link -> run.
 #pragma once
 
+#include <array>
 #include <exception>
 #include <memory>
 #include <unordered_map>
@@ -117,6 +118,7 @@ class BtEngine final : public Engine, private CodeWatcher {
     bool fpu = false;             // works on the FPU state, which must be in CpuState then
     bool plain = false;           // changes neither the mode nor a segment nor a virtual flag
     bool loads_segments = false;  // may change a segment register, without a fault too
+    bool transfers = false;       // but no data segment, except by the rules for ways to an outer ring
   };
   void keep_sites(const GuestBlock& guest, Block& block, const TranslatedBlock& translated);
   static contract::Resume interpret_entry(BtEngine* engine, u32 number) noexcept;
@@ -129,6 +131,17 @@ class BtEngine final : public Engine, private CodeWatcher {
   bool must_look();
   static contract::Resume miss_entry(BtEngine* engine, u32 unused) noexcept;
   contract::Resume miss_here();
+  // A site that looked up by call and got no entry, found by the last host byte of the call.
+  struct MissSite {
+    u64 host = 0;
+    u64 generation = 0;  // of the cache: what follows is right until it changes
+    Block* block = nullptr;
+    u32 point = 0;
+    u32 eip = 0, next = 0;  // of the instruction and behind it
+    u32 after = 0;          // host offset behind it, in the block
+    i8 esp_pending = 0, esp_pending_after = 0;
+  };
+  const MissSite& miss_site(u64 host);
   contract::Resume go_on_at_eip(u32 mode_now);  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
@@ -189,6 +202,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   u32 resume_esp_ = 0;  // what emitted code has not put into r12 there
   u64 resume_ = 0;      // host address to enter next instead of looking EIP up; 0: none
   std::vector<DirectSite> direct_sites_;
+  std::array<MissSite, 64> miss_sites_;
   Next after_call_ = Next::go_on;  // after an exit at a boundary
   std::exception_ptr failure_;     // C++ exceptions do not pass through emitted code
   std::unordered_map<u64, u32> writes_to_code_page_;

@@ -52,6 +52,20 @@ bool is_plain(Row row) {
   }
 }
 
+// Does the row change CS and SS together, and load no data segment?
+bool is_transfer(Row row) {
+  switch (row) {
+    case Row::iret:
+    case Row::int_:
+    case Row::int1:
+    case Row::int3:
+    case Row::into:
+    case Row::sysenter:
+    case Row::sysexit: return true;
+    default: return false;
+  }
+}
+
 // May the row change a segment register where it does not fault?
 bool loads_segments(Row row) {
   switch (row) {
@@ -64,15 +78,8 @@ bool loads_segments(Row row) {
     case Row::lss:
     case Row::call_far:
     case Row::jmp_far:
-    case Row::ret_far:
-    case Row::iret:
-    case Row::int_:
-    case Row::int1:
-    case Row::int3:
-    case Row::into:
-    case Row::sysenter:
-    case Row::sysexit: return true;
-    default: return false;
+    case Row::ret_far: return true;
+    default: return is_transfer(row);
   }
 }
 
@@ -95,7 +102,8 @@ void BtEngine::keep_sites(const GuestBlock& guest, Block& block, const Translate
                              .eip = guest_eip(block, site.point),
                              .fpu = is_fpu(insn.row),
                              .plain = is_plain(insn.row),
-                             .loads_segments = loads_segments(insn.row)});
+                             .loads_segments = loads_segments(insn.row),
+                             .transfers = is_transfer(insn.row)});
   }
 }
 
@@ -151,7 +159,7 @@ Resume BtEngine::interpret_here(u32 number) {
   import_state(s);
   s.eip = site.eip;
   const StepOutcome outcome = stepper_.execute(site.insn, site.handler);
-  if (site.loads_segments && outcome == StepOutcome::ok) remember_descriptors();
+  if (site.loads_segments && !site.transfers && outcome == StepOutcome::ok) remember_descriptors();
   // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.
   const bool in_block =
       s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
@@ -213,31 +221,47 @@ Resume BtEngine::miss_entry(BtEngine* engine, u32) noexcept {
   }
 }
 
+// Sites miss again and again: kernels touch fresh memory of their processes in a few loops.
+const BtEngine::MissSite& BtEngine::miss_site(u64 host) {
+  MissSite& known = miss_sites_[host % miss_sites_.size()];
+  if (known.host == host && known.generation == cache_.generation()) return known;
+  const CodeCache::Site site = cache_.find_host(host);
+  if (site.block == nullptr) throw InternalError("a look-up was called from outside every block");
+  const InsnPoint after = site.block->point(site.point + 1);
+  known = {.host = host,
+           .generation = cache_.generation(),
+           .block = site.block,
+           .point = site.point,
+           .eip = guest_eip(*site.block, site.point),
+           .next = site.block->key.linear + after.guest_offset - site.block->key.cs_base,
+           .after = after.host_offset,
+           .esp_pending = site.block->point(site.point).esp_pending,
+           .esp_pending_after = after.esp_pending};
+  return known;
+}
+
 // As on_miss, for emitted code that called. A block with FPU instructions takes the way out: what was interpreted could be one of them, and
 // their state must be in CpuState then.
 Resume BtEngine::miss_here() {
   CpuState& s = v_.s;
   if (!calls_) return {};
-  const CodeCache::Site site = cache_.find_host(s.link.exit_argument - 1);
-  if (site.block == nullptr) throw InternalError("a look-up was called from outside every block");
+  const MissSite site = miss_site(s.link.exit_argument - 1);
   Block& block = *site.block;
   if (block.uses_fpu) return {};
-  const u32 eip = guest_eip(block, site.point);
-  const InsnPoint after = block.point(site.point + 1);
   const u64 generation = cache_.generation();
   const u64 deliveries = stepper_.deliveries();
   ++counters_.calls_unfilled;
   ++counters_.skipped_instructions;
   follow_context();
   import_state(s);
-  s.gpr[esp] += static_cast<u32>(i32{block.point(site.point).esp_pending});
-  s.eip = eip;
+  s.gpr[esp] += static_cast<u32>(i32{site.esp_pending});
+  s.eip = site.eip;
   const StepOutcome outcome = std::exchange(fill_faulted_, false) ? stepper_.deliver() : stepper_.step();
   const bool to_loop = must_look() || outcome != StepOutcome::ok;
-  const bool in_block = s.eip == block.key.linear + after.guest_offset - block.key.cs_base && cache_.generation() == generation &&
-                        stepper_.deliveries() == deliveries && v_.mem.context_selected();
-  return go_on_after(block, site.point + 1, after.host_offset, outcome, to_loop, in_block, mode_bits(),
-                     static_cast<u32>(i32{after.esp_pending}));
+  const bool in_block =
+      s.eip == site.next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
+  return go_on_after(block, site.point + 1, site.after, outcome, to_loop, in_block, mode_bits(),
+                     static_cast<u32>(i32{site.esp_pending_after}));
 }
 
 }  // namespace ring3

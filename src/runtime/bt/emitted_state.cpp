@@ -12,6 +12,12 @@ constexpr u32 host_fixed_flags = 0x202;
 // Present, writable, expand-up data of 4 GiB: only its base matters.
 bool whole_data(const SegmentCache& c) { return (c.attributes & 0x9Eu) == 0x92u && c.limit == 0xFFFFFFFFu; }
 
+// Do both say the same of the mode bits (segment_mode_bits)? DPL, the accessed flag and the selector have no part in them.
+bool same_mode(const SegmentCache& a, const SegmentCache& b) {
+  constexpr u16 matters = 0x409E;  // D/B, P, S and type
+  return ((a.attributes ^ b.attributes) & matters) == 0 && a.base == b.base && a.limit == b.limit;
+}
+
 }  // namespace
 
 // SDM vol. 3, 5.3 (limits) and 5.5 (types).
@@ -35,8 +41,11 @@ void export_segments(CpuState& s) {
   bool changed = false;
   for (unsigned i = 0; i < segment_count; ++i) {
     if (l.exported[i] == s.seg[i]) continue;
-    changed = true;
+    // The ways between rings change CS and SS for others that are as flat.
+    const bool same = same_mode(l.exported[i], s.seg[i]);
     l.exported[i] = s.seg[i];
+    if (same) continue;
+    changed = true;
     l.segment_gate[i] = whole_data(s.seg[i]) ? reinterpret_cast<u64>(&s.seg[i].base) : 0;
     l.segment_check[i] = segment_check_of(s.seg[i]);
   }
