@@ -52,7 +52,7 @@
   X(cmpsw, CMPSW, string, base, expand, 0x440, 0x8D5, 0x0) \
   X(cmpxchg, CMPXCHG, alu, i486, copy, 0x0, 0x8D5, 0x0) \
   X(cmpxchg8b, CMPXCHG8B, alu, cx8, copy, 0x0, 0x40, 0x0) \
-  X(cpuid, CPUID, system, i486, runtime, 0x0, 0x0, 0x0) \
+  X(cpuid, CPUID, system, i486, in_cache, 0x0, 0x0, 0x0) \
   X(cwd, CWD, mov, base, copy, 0x0, 0x0, 0x0) \
   X(cwde, CWDE, mov, base, copy, 0x0, 0x0, 0x0) \
   X(daa, DAA, decimal, base, runtime, 0x11, 0xD5, 0x800) \
@@ -115,7 +115,7 @@
   X(loopne, LOOPNE, control, base, expand, 0x40, 0x0, 0x0) \
   X(lsl, LSL, segment, base, runtime, 0x0, 0x40, 0x0) \
   X(lss, LSS, segment, base, runtime, 0x0, 0x0, 0x0) \
-  X(ltr, LTR, segment, base, runtime, 0x0, 0x0, 0x0) \
+  X(ltr, LTR, segment, base, in_cache, 0x0, 0x0, 0x0) \
   X(mov, MOV, mov, base, copy, 0x0, 0x0, 0x0) \
   X(mov_from_cr, MOV, system, base, in_cache, 0x0, 0x0, 0x0) \
   X(mov_from_dr, MOV, system, base, runtime, 0x0, 0x0, 0x0) \

@@ -54,6 +54,20 @@ struct LoadedDescriptor {
 };
 static_assert(sizeof(LoadedDescriptor) == 64);
 
+// An available 32-bit TSS of the GDT that LTR was done with: the same eight bytes under the same selector give the same again.
+struct KnownTask {
+  u64 bytes = 0;       // busy flag clear, as LTR finds it
+  SegmentCache cache;  // selector 0: none
+};
+
+// What CPUID gave for a leaf.
+struct CpuidAnswer {
+  u32 leaf = 0, subleaf = 0, cr4 = 0;
+  u32 known = 0;                   // 1: the rest is right
+  std::array<u32, 4> registers{};  // eax ecx edx ebx
+};
+static_assert(sizeof(CpuidAnswer) == 32);
+
 // Tables of one privilege that are right as they are: no flush since, and they are those that would be selected for `mode` with a flat CS.
 struct SelectedView {
   u64 context = 0;  // host address (contract.h has the layout); 0: ask Memory
@@ -90,7 +104,10 @@ struct EmittedLink {
   std::array<SegmentCache, segment_count> exported{};  // the caches that the two arrays above and `segment_mode` were made from
   static constexpr u32 loaded_count = 32;
   std::array<LoadedDescriptor, loaded_count> loaded{};  // by the low bits of the selector's index
-  u32 segment_mode = 0;                                 // what segments say of the mode bits
+  KnownTask task;
+  static constexpr u32 cpuid_count = 8;
+  std::array<CpuidAnswer, cpuid_count> cpuid{};  // by the low bits of the leaf
+  u32 segment_mode = 0;                          // what segments say of the mode bits
 };
 
 // Model-specific registers that are nothing but storage to the guest (values after reset: SDM vol. 3, table 9-1 and 11.12.4).

@@ -80,6 +80,12 @@ std::string stub_name(const Stubs& stubs, u64 at) {
                                                   {stubs.load_segment[3], "load_ds"},
                                                   {stubs.load_segment[4], "load_fs"},
                                                   {stubs.load_segment[5], "load_gs"},
+                                                  {stubs.short_rep[0][0], "short_stosb"},
+                                                  {stubs.short_rep[0][2], "short_stosd"},
+                                                  {stubs.short_rep[1][0], "short_movsb"},
+                                                  {stubs.short_rep[1][2], "short_movsd"},
+                                                  {stubs.load_task, "load_task"},
+                                                  {stubs.cpuid, "cpuid"},
                                                   {stubs.sysenter, "sysenter"},
                                                   {stubs.sysexit, "sysexit"},
                                                   {stubs.enter, "enter"}};

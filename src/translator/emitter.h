@@ -140,7 +140,7 @@ class Emitter {
   void patchable_jump(std::initializer_list<u8> opcode, u32 target, ExitKind kind = ExitKind::jump);
   void emit_cold_exits(TranslatedBlock& out);
   bool emit_string(const Insn& insn);
-  bool emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, bool source, bool destination);
+  bool emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, bool source, bool destination, bool stores);
   void string_pointer(const Gp& pointer, const Gp& distance, Seg segment, Table table, const asmjit::Label& bail);
   void short_run(bool copies, unsigned size, const asmjit::Label& done);
   bool emit_sensitive(const Insn& insn);

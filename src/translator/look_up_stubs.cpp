@@ -97,6 +97,7 @@ void emit_look_up_stubs(x86::Assembler& a, const Label& missed, const Label& mxc
   a.bind(interpret);
   a.pop(field(offset::exit_argument, 8));
   a.jmp(missed);
+  emit_string_stubs(a, stubs);
   stubs.look_up_end = static_cast<u32>(a.offset());
 }
 

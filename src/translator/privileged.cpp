@@ -31,6 +31,12 @@ bool Emitter::emit_privileged(const Insn& insn) {
     case Row::wrmsr: return emit_msr(insn.row == Row::wrmsr);
     case Row::lgdt: return emit_load_table(insn, offset::gdtr);
     case Row::lidt: return emit_load_table(insn, offset::idtr);
+    case Row::ltr:
+      if (insn.has_memory) return false;
+      a_.movzx(x86::r8d, gpr16(insn.operand[0].reg));
+      name_interpret_site();
+      a_.call(Imm(base_ + stubs_.load_task));
+      return true;
     case Row::mov_to_sreg:
     case Row::pop_sreg: return emit_load_segment(insn);
     case Row::sysenter: return emit_fast_system_call(false);

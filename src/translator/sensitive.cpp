@@ -38,6 +38,10 @@ bool Emitter::emit_sensitive(const Insn& insn) {
       a_.mov(gpr32(insn.operand[0].reg), field(from, 4));
       return true;
     }
+    case Row::cpuid:
+      name_interpret_site();
+      a_.call(Imm(base_ + stubs_.cpuid));
+      return true;
     case Row::rdtsc:
     case Row::rdtscp: return emit_rdtsc(insn);
     case Row::mov_from_sreg: {

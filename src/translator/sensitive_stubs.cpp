@@ -2,6 +2,9 @@
 // SYSEXIT. Each makes its checks before it changes anything, and hands the instruction to the interpreter if one of them fails.
 #include <asmjit/x86.h>
 
+#include <array>
+#include <bit>
+
 #include "guest/block_key.h"
 #include "translator/contract.h"
 #include "translator/stubs.h"
@@ -112,6 +115,80 @@ void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, S
   a.jmp(interpret);
 }
 
+// A task register takes the TSS that it was loaded with before, if it is available as it was then (SDM vol. 2, LTR).
+void emit_load_task(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
+  constexpr i32 cache = offset::task + static_cast<i32>(offsetof(KnownTask, cache));
+  constexpr i32 busy_byte = 5;
+  const Label other = a.newLabel();
+  a.align(AlignMode::kCode, 16);
+  stubs.load_task = static_cast<u32>(a.offset());
+  save_flags(a);
+  a.cmp(x86::r8w, field(cache + static_cast<i32>(offsetof(SegmentCache, selector)), 2));
+  a.jne(other);
+  a.test(x86::r8d, 0xFFF8);
+  a.jz(other);
+  a.mov(x86::r11d, x86::r8d);
+  a.or_(x86::r11d, 7);
+  a.cmp(x86::r11d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, limit)), 4));
+  a.ja(other);
+  a.and_(x86::r8d, 0xFFF8);
+  a.add(x86::r8d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, base)), 4));
+  a.test(x86::r8d, 7);  // else it may lie in two pages
+  a.jnz(other);
+  a.mov(x86::r10d, x86::r8d);
+  a.shr(x86::r10d, page_shift);
+  a.mov(x86::r10, x86::ptr(x86::r13, x86::r10, 3, static_cast<i32>(write_table)));
+  a.test(x86::r10, x86::r10);
+  a.jz(other);
+  a.mov(x86::r11, x86::ptr(x86::r10, x86::r8));
+  a.cmp(x86::r11, field(offset::task + static_cast<i32>(offsetof(KnownTask, bytes)), 8));
+  a.jne(other);
+  a.or_(x86::byte_ptr(x86::r10, x86::r8, 0, busy_byte), 2);
+  a.mov(x86::r10, field(cache, 8));
+  a.mov(field(offset::tr, 8), x86::r10);
+  a.mov(x86::r10d, field(cache + 8, 4));
+  a.mov(field(offset::tr + 8, 4), x86::r10d);
+  restore_flags(a);
+  a.mov(x86::r10d, 10);
+  a.ret();
+  a.bind(other);
+  restore_flags(a);
+  a.mov(x86::r10d, 10);
+  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
+  a.jmp(interpret);
+}
+
+// What the CPU model said before: it follows from leaf, subleaf and CR4.
+void emit_cpuid(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
+  const auto answer = [](std::size_t member, u32 size = 4) {
+    return x86::Mem(x86::r15, x86::r8, 0, offset::cpuid + static_cast<i32>(member), size);
+  };
+  const Label other = a.newLabel();
+  a.align(AlignMode::kCode, 16);
+  stubs.cpuid = static_cast<u32>(a.offset());
+  save_flags(a);
+  a.mov(x86::r8d, x86::eax);
+  a.and_(x86::r8d, EmittedLink::cpuid_count - 1);
+  a.shl(x86::r8d, std::countr_zero(sizeof(CpuidAnswer)));
+  a.cmp(x86::eax, answer(offsetof(CpuidAnswer, leaf)));
+  a.jne(other);
+  a.cmp(x86::ecx, answer(offsetof(CpuidAnswer, subleaf)));
+  a.jne(other);
+  a.mov(x86::r11d, field(offset::cr4, 4));
+  a.cmp(x86::r11d, answer(offsetof(CpuidAnswer, cr4)));
+  a.jne(other);
+  a.cmp(answer(offsetof(CpuidAnswer, known)), 1);
+  a.jne(other);
+  restore_flags(a);
+  constexpr std::array registers{x86::eax, x86::ecx, x86::edx, x86::ebx};
+  for (std::size_t i = 0; i < registers.size(); ++i) a.mov(registers[i], answer(offsetof(CpuidAnswer, registers) + 4 * i));
+  a.ret();
+  a.bind(other);
+  restore_flags(a);
+  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
+  a.jmp(interpret);
+}
+
 // The flat segment that SYSENTER and SYSEXIT load, its selector in r11d without more bits. r10 = minus 4 GiB. Changes r11.
 void set_flat(x86::Assembler& a, unsigned number, u32 attributes, bool writable) {
   const i32 check = offset::segment_check(number);
@@ -203,6 +280,8 @@ void emit_fast_system_call(x86::Assembler& a, bool exit, const Label& interpret)
 
 void emit_sensitive_stubs(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   for (const Seg segment : {Seg::es, Seg::ds, Seg::fs, Seg::gs}) emit_load_segment(a, segment, interpret, stubs);
+  emit_load_task(a, interpret, stubs);
+  emit_cpuid(a, interpret, stubs);
   a.align(AlignMode::kCode, 16);
   stubs.sysenter = static_cast<u32>(a.offset());
   emit_fast_system_call(a, false, interpret);

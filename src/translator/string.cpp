@@ -132,7 +132,7 @@ void Emitter::short_run(bool copies, unsigned size, const Label& done) {
 }
 
 // Nothing to look up: the host's instruction on the window. A fault in the middle of a REP leaves what is to be done in the registers.
-bool Emitter::emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, bool source, bool destination) {
+bool Emitter::emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, bool source, bool destination, bool stores) {
   if (!in_window() || form_.wraps) return false;
   if (source && segment_form(insn.segment_override ? insn.mem.segment : Seg::ds) != SegmentForm::flat) return false;
   if (destination && segment_form(Seg::es) != SegmentForm::flat) return false;
@@ -147,7 +147,13 @@ bool Emitter::emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, 
   }
   if (size == 2) code[n++] = 0x66;
   code[n++] = opcode;
+  const Label done = a_.newLabel();
+  if (insn.rep != Rep::none && stores && size != 2 && options_.optimizations.on(Optimization::short_rep)) {
+    a_.call(Imm(base_ + stubs_.short_rep[source ? 1 : 0][size / 2]));
+    a_.short_().jecxz(x86::ecx, done);
+  }
   a_.embed(code.data(), n);
+  a_.bind(done);
   if (source) a_.mov(x86::esi, x86::esi);
   if (destination) a_.mov(x86::edi, x86::edi);
   return true;
@@ -158,7 +164,7 @@ bool Emitter::emit_string(const Insn& insn) {
   if (form.size == 0 || insn.address_size != 4) return false;  // 16-bit addressing wraps SI and DI
   const bool rep = insn.rep != Rep::none;
   out_->points.back().rep_string = rep;
-  if (emit_string_in_window(insn, form.opcode, form.size, form.source, form.destination)) return true;
+  if (emit_string_in_window(insn, form.opcode, form.size, form.source, form.destination, form.stores)) return true;
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();
   const Label again = a_.newLabel();
@@ -202,7 +208,7 @@ bool Emitter::emit_string(const Insn& insn) {
   if (form.size == 2) code[n++] = 0x66;
   code[n++] = form.opcode;
   const Label run_done = a_.newLabel();
-  if (rep && form.stores) short_run(form.source, form.size, run_done);
+  if (rep && form.stores && options_.optimizations.on(Optimization::short_rep)) short_run(form.source, form.size, run_done);
   a_.embed(code.data(), n);
   a_.bind(run_done);
 

@@ -24,10 +24,14 @@ struct Stubs {
   // one for writes. Those for sites that may cross a page clobber r11 too. They return only if there is an entry.
   std::array<u32, 2> look_up{};
   std::array<u32, 2> look_up_crossing{};
+  // A REP STOS [0] or REP MOVS [1] on a window, by the logarithm of the element's size (0 or 2), if it is short: see string_stubs.cpp.
+  std::array<std::array<u32, 3>, 2> short_rep{};
   u32 look_up_begin = 0;  // a host fault from here to look_up_end belongs to the caller, whose return address is on top of the stack
   u32 look_up_end = 0;
   // In: exit_argument is stored, for the interpreter, should it have to do the instruction. Flags are kept.
   std::array<u32, segment_count> load_segment{};  // called; r8d = selector; r9 r11 change. Only ES, DS, FS and GS
+  u32 load_task = 0;                              // called; r8d = selector; r9 r11 change
+  u32 cpuid = 0;                                  // called; r8 r9 r11 change
   u32 sysenter = 0;                               // r8d = the mode that it leads to
   u32 sysexit = 0;
   u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
@@ -40,5 +44,8 @@ struct Stubs {
 void emit_sensitive_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
 // A part of it, in look_up_stubs.cpp.
 void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& missed, const asmjit::Label& mxcsr, Stubs& stubs);
+
+// A part of that: their faults are their callers' too.
+void emit_string_stubs(asmjit::x86::Assembler& a, Stubs& stubs);
 
 }  // namespace ring3

@@ -1,5 +1,6 @@
 // Privileged instructions again and again at the same place, with operands of the usual kind between others: CLTS and MOV CR0 around FPU
-// use, RDMSR and WRMSR of SYSENTER's registers and of others, LGDT and LIDT of operands in one page and across two.
+// use, RDMSR and WRMSR of SYSENTER's registers and of others, LGDT and LIDT of operands in one page and across two, LTR of a descriptor
+// that changes, CPUID of leaves in turn.
 //
 // qemu: deviates (it takes PG without PE, and does not come back)
 //
@@ -8,6 +9,8 @@
 //   cr0: ok
 //   msr: ok
 //   descriptor tables: ok
+//   task register: ok
+//   identification: ok
 // end
 #include "lib/guest.h"
 
@@ -169,6 +172,94 @@ static void descriptor_tables(void) {
   }
 }
 
+SNIPPET(load_tr, "ltr ax\nstr bx\n" DONE);
+SNIPPET(user_trap, "nop\n" DONE);
+static struct Tss other_tss __attribute__((aligned(4096)));
+
+// The one place that loads TR meets a descriptor that is as before, busy, of another TSS, outside of the table, and no TSS.
+static void task_register(void) {
+  enum { busy = 11, available = 9 };
+  static u32 other_stack[1024];
+  u64* entry = &gdt[tss_selector / 8];
+  other_tss = tss;
+  other_tss.esp0 = (u32)(other_stack + ARRAY_SIZE(other_stack));
+  for (u32 n = 0; n < 60; n++) {
+    bool other = n % 4 == 1;
+    *entry = descriptor(other ? (u32)&other_tss : (u32)&tss, sizeof(tss) - 1, 0x89, 0);
+    struct Cpu cpu = kernel_cpu(load_tr);
+    cpu.eax = 0xABCD0000 | tss_selector;
+    cpu.ebx = 0;
+    cpu.eflags |= f_cf | f_of | f_pf;
+    run_cpu(&cpu);
+    check_done("ltr");
+    check("str", trap.cpu.ebx, tss_selector);
+    check("flags", trap.cpu.eflags & f_status, f_cf | f_of | f_pf);
+    check("busy", (u32)(*entry >> 40) & 15, busy);
+    // Which TSS it is shows where ring 3 traps to.
+    other_stack[ARRAY_SIZE(other_stack) - 1] = 0;
+    struct Cpu user = user_cpu(user_trap);
+    run_cpu(&user);
+    check_done("trap from ring 3");
+    check("by the other TSS", other_stack[ARRAY_SIZE(other_stack) - 1] != 0, other);
+
+    run_cpu(&cpu);
+    check_trap("busy", v_protection, tss_selector, load_tr);
+    check_unchanged("changes nothing", &cpu);
+    *entry = descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0);
+    load_gdt((u32)gdt, tss_selector + 6);
+    run_cpu(&cpu);
+    own_gdt();
+    check_trap("over the limit", v_protection, tss_selector, load_tr);
+    *entry = descriptor((u32)&tss, sizeof(tss) - 1, n & 1 ? 0x09 : 0x82, 0);
+    run_cpu(&cpu);
+    check_trap("absent, or an LDT", n & 1 ? v_not_present : v_protection, tss_selector, load_tr);
+    cpu.eax = n & 1 ? 0 : tss_selector | 4;
+    run_cpu(&cpu);
+    check_trap("NULL, or of the LDT", v_protection, n & 1 ? 0 : tss_selector | 4, load_tr);
+    // Another table in another place: what counts is what lies there.
+    u64 copy[ARRAY_SIZE(gdt)] __attribute__((aligned(8)));
+    memcpy(copy, gdt, sizeof(gdt));
+    copy[tss_selector / 8] = descriptor((u32)&tss, sizeof(tss) - 1, n & 1 ? 0x89 : 0x8B, 0);
+    load_gdt((u32)copy, sizeof(gdt) - 1);
+    cpu.eax = tss_selector;
+    run_cpu(&cpu);
+    own_gdt();
+    if (n & 1) {
+      check_done("ltr of a copy");
+      check("busy", (u32)(copy[tss_selector / 8] >> 40) & 15, busy);
+    } else {
+      check_trap("busy in a copy", v_protection, tss_selector, load_tr);
+    }
+  }
+  *entry = descriptor((u32)&tss, sizeof(tss) - 1, 0x89, 0);
+  load_task(tss_selector);
+}
+
+SNIPPET(identify, "cpuid\n" DONE);
+
+static void identification(void) {
+  static const u32 leaves[] = {0, 1, 8, 0, 0, 0x80000000, 0x80000002, 0x80000003, 1, 2, 7, 7};
+  struct Cpu first[ARRAY_SIZE(leaves)];
+  for (u32 n = 0; n < 6 * ARRAY_SIZE(leaves); n++) {
+    u32 which = n % ARRAY_SIZE(leaves);
+    struct Cpu cpu = n & 1 ? user_cpu(identify) : kernel_cpu(identify);
+    cpu.eax = leaves[which];
+    cpu.ecx = which == 11 ? 1 : 0;
+    cpu.ebx = cpu.edx = 0x5A5A5A5A;
+    cpu.eflags |= f_cf | f_sf | f_of;
+    run_cpu(&cpu);
+    check_done("cpuid");
+    check("flags", trap.cpu.eflags & f_status, f_cf | f_sf | f_of);
+    check("esi", trap.cpu.esi, cpu.esi);
+    if (n < ARRAY_SIZE(leaves)) first[which] = trap.cpu;
+    check("eax", trap.cpu.eax, first[which].eax);
+    check("ebx", trap.cpu.ebx, first[which].ebx);
+    check("ecx", trap.cpu.ecx, first[which].ecx);
+    check("edx", trap.cpu.edx, first[which].edx);
+  }
+  check_true("the leaves differ", first[0].eax != first[1].eax && first[6].ebx != first[7].ebx);
+}
+
 void guest_main(void) {
   descriptors_init();
   group("task switched");
@@ -179,4 +270,8 @@ void guest_main(void) {
   msrs();
   group("descriptor tables");
   descriptor_tables();
+  group("task register");
+  task_register();
+  group("identification");
+  identification();
 }

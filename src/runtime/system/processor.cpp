@@ -10,11 +10,13 @@ namespace ring3::system {
 namespace {
 
 Flow cpuid(Vcpu& v, const Insn&) {
-  const CpuidResult r = v.model.cpuid(v.s.gpr[eax], v.s.gpr[ecx], v.s.cr4);
+  const u32 leaf = v.s.gpr[eax], subleaf = v.s.gpr[ecx];
+  const CpuidResult r = v.model.cpuid(leaf, subleaf, v.s.cr4);
   v.s.gpr[eax] = r.eax;
   v.s.gpr[ebx] = r.ebx;
   v.s.gpr[ecx] = r.ecx;
   v.s.gpr[edx] = r.edx;
+  v.s.link.cpuid[leaf % EmittedLink::cpuid_count] = {leaf, subleaf, v.s.cr4, 1, {r.eax, r.ecx, r.edx, r.ebx}};
   return Flow::next;
 }
 

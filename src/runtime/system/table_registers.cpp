@@ -61,10 +61,12 @@ Flow ltr(Vcpu& v, const Insn& insn) {
   if (!fetch_descriptor(v, selector, Vector::general_protection, 0, d)) return Flow::fault;
   if (!d.is_available_tss()) return v.raise(Vector::general_protection, error);
   if (!d.present()) return v.raise(Vector::not_present, error);
+  const u64 available = d.low | u64{d.high} << 32;
   d.high |= 0x200u;  // busy, in memory and in the register
   const u8 rights = static_cast<u8>(d.high >> 8);
   if (!v.store_system(d.address + 5, &rights, 1)) return Flow::fault;
   v.s.tr = d.cache(selector);
+  v.s.link.task = {available, v.s.tr};
   return Flow::next;
 }
 
