@@ -131,6 +131,31 @@ u32 CodeCache::way_in(const Block& block) const {
   return block.crosses_page || block.landing == Block::none ? block.host_offset : exits_[block.landing].patch_offset - 1;
 }
 
+std::span<const PageSlots::Slot> CodeCache::slots_on(BlockKey key) {
+  key.physical &= ~u64{page_mask};
+  key.linear &= ~u32{page_mask};
+  PageSlots::Page& page = slots_.of(key);
+  // A landing lies in the page of its block, so it comes and goes with one of this page.
+  const u32 changes = pages_.changes({key.physical});
+  if (page.changes == changes) return page.slots;
+  page.changes = changes;
+  page.slots.clear();
+  on_page_.clear();
+  pages_.find({key.physical}, page_size, on_page_);
+  for (const u32 number : on_page_) {
+    const Block& block = blocks_[number];
+    // One that lies in two pages needs the translation of the second one too.
+    if (block.crosses_page || !block.key.same_mode(key)) continue;
+    if ((block.key.linear ^ key.linear) >> page_shift != 0 || (block.key.physical ^ key.physical) >> page_shift != 0) continue;
+    page.slots.push_back({block.key.linear, way_in(block)});
+    for (const u32 exit_number : block.exits()) {
+      const Exit& exit = exits_[exit_number];
+      if (exit.kind == ExitKind::landing_in) page.slots.push_back({exit.target, exit.patch_offset - 1});
+    }
+  }
+  return page.slots;
+}
+
 void CodeCache::index_pages(Block& block, u64 second_page) {
   const u32 first = static_cast<u32>(block.key.physical & page_mask);
   const u32 end = first + block.guest_length;
@@ -305,6 +330,7 @@ void CodeCache::flush() {
   by_key_.clear();
   landings_.clear();
   pages_.clear();
+  slots_.clear();
   by_host_.clear();
   exits_.clear();
   sites_.clear();

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <deque>
+#include <span>
 #include <vector>
 
 #include "codecache/block.h"
@@ -10,6 +11,7 @@
 #include "codecache/code_region.h"
 #include "codecache/number_table.h"
 #include "codecache/page_index.h"
+#include "codecache/page_slots.h"
 #include "frontend/guest_block.h"
 #include "guest/address.h"
 #include "translator/stubs.h"
@@ -62,6 +64,9 @@ class CodeCache {
   // Where a jump table leads for this block, an offset from the cache's base: to the landing of the CALL in front of it, if one is known,
   // as that is where the host expects a RET to go; else to the block's start.
   [[nodiscard]] u32 way_in(const Block& block) const;
+  // Where jump tables lead for all blocks on the page of `key` with its mode, and for the landings inside them; not for blocks that reach
+  // into another page. Good until a block is installed or killed.
+  [[nodiscard]] std::span<const PageSlots::Slot> slots_on(BlockKey key);
   // The landing for this key, or 0.
   [[nodiscard]] u32 landing(const BlockKey& key) const;
   // Patches the exit's jump so that it leads straight to `to`, or, if that crosses into a page which may be another one next time, to where
@@ -83,8 +88,6 @@ class CodeCache {
   // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.
   bool invalidate(PhysAddr address, u32 size);
   [[nodiscard]] bool has_blocks(PhysAddr page) const { return pages_.has_blocks(page); }
-  // Appends the numbers of the blocks with a byte on the page.
-  void blocks_on(PhysAddr page, std::vector<u32>& numbers) const { pages_.find({page.value & ~u64{page_mask}}, page_size, numbers); }
   // Kills one block (to translate it again in another form).
   void kill(Block& block);
   // Kills the blocks that run through this linear address. Looks at all of them.
@@ -142,6 +145,7 @@ class CodeCache {
   // first block's, whose host CALL the others jump to.
   NumberTable landings_;
   PageIndex pages_;
+  PageSlots slots_;
   std::vector<u32> by_host_;  // per KiB of host code: the first block that starts in it or behind it
   std::deque<Exit> exits_;
   std::deque<StoredSite> sites_;
@@ -149,6 +153,7 @@ class CodeCache {
   std::vector<u8> stream_;        // of the block that is being installed
   std::vector<u32> orphans_;      // calls that shared one of the block that is being killed
   std::vector<u32> victims_;      // of the invalidation that is going on
+  std::vector<u32> on_page_;      // scratch of `slots_on`
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<std::array<u64, 2>> execution_counters_;
   CacheCounters counters_;

@@ -4,28 +4,26 @@
 
 namespace ring3 {
 
-namespace {
-
-constexpr u64 heads_size = u64{linear_page_count} * sizeof(u32);
-
-}  // namespace
-
-PageIndex::PageIndex() : mapping_(Mapping::sparse(heads_size)) {
+PageIndex::PageIndex() : mapping_(Mapping::sparse(page_count * sizeof(Page))) {
   if (!mapping_) throw UserError("translation cache: the host has no address space left; raise the limit (ulimit -v)");
-  heads_ = reinterpret_cast<u32*>(mapping_.data());
+  pages_ = reinterpret_cast<Page*>(mapping_.data());
 }
 
 u32 PageIndex::add(const Piece& piece) {
   if (piece.page >= page_count) throw InternalError("code above 4 GiB");
   const u32 number = static_cast<u32>(pieces_.size());
   pieces_.push_back(piece);
-  pieces_.back().next = heads_[piece.page];
-  heads_[piece.page] = number + 1;
+  Page& page = pages_[piece.page];
+  pieces_.back().next = page.head;
+  page.head = number + 1;
+  ++page.changes;
   return number;
 }
 
 void PageIndex::remove(u32 number) {
-  u32* link = &heads_[pieces_[number].page];
+  Page& page = pages_[pieces_[number].page];
+  ++page.changes;
+  u32* link = &page.head;
   while (*link != number + 1) {
     if (*link == 0) throw InternalError("a block is not in the list of its page");
     link = &pieces_[*link - 1].next;
@@ -34,7 +32,7 @@ void PageIndex::remove(u32 number) {
 }
 
 void PageIndex::clear() {
-  mapping_.discard(0, heads_size);
+  mapping_.discard(0, mapping_.size());
   pieces_.clear();
 }
 

@@ -30,15 +30,24 @@ class PageIndex {
 
   [[nodiscard]] const Piece& piece(u32 number) const { return pieces_[number]; }
   [[nodiscard]] bool has_blocks(PhysAddr page) const { return head(page.value >> page_shift) != 0; }
+  // Changes whenever a block of the page comes or goes; not 0 while the page has one.
+  [[nodiscard]] u32 changes(PhysAddr page) const {
+    const u64 number = page.value >> page_shift;
+    return number < page_count ? pages_[number].changes : 0;
+  }
   // Appends the blocks with a byte in [address, address + size), which lies within one page.
   void find(PhysAddr address, u32 size, std::vector<u32>& blocks) const;
 
  private:
-  [[nodiscard]] u32 head(u64 page) const { return page < page_count ? heads_[page] : 0; }
+  struct Page {
+    u32 head = 0;  // its first piece plus 1; 0: none
+    u32 changes = 0;
+  };
+  [[nodiscard]] u32 head(u64 page) const { return page < page_count ? pages_[page].head : 0; }
 
   static constexpr u64 page_count = linear_page_count;  // RAM lies below 4 GiB
   Mapping mapping_;                                     // sparse: costs nothing where no code is
-  u32* heads_;                                          // by physical page: its first piece plus 1; 0: none
+  Page* pages_;                                         // by physical page
   std::deque<Piece> pieces_;
 };
 

@@ -180,7 +180,6 @@ class BtEngine final : public Engine, private CodeWatcher {
   Decoder decoder_;
   BtCounters counters_;
   SiteForms forms_;
-  std::vector<u32> on_page_;   // scratch
   bool fill_faulted_ = false;  // the last fill ended in the guest fault that Vcpu::fault describes
   GuestBlock guest_;
   TranslatedBlock translated_;

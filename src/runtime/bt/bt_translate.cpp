@@ -60,21 +60,9 @@ Block* BtEngine::find_or_translate() {
 
 // A new process comes to hundreds of blocks that another one ran before: a look-up for each page instead of each block.
 void BtEngine::fill_jumps_ahead(const Block& block) {
-  on_page_.clear();
-  cache_.blocks_on({block.key.physical}, on_page_);
-  for (const u32 number : on_page_) {
-    const Block& other = cache_.blocks()[number];
-    // One that lies in two pages needs the translation of the second one too.
-    if (!other.valid || other.crosses_page || !other.key.same_mode(block.key)) continue;
-    if ((other.key.linear ^ block.key.linear) >> page_shift != 0 || other.key.physical >> page_shift != block.key.physical >> page_shift)
-      continue;
-    (void)v_.mem.set_jump(other.key.linear, cache_.way_in(other));
-    ++counters_.jumps_ahead;
-    for (const u32 exit_number : other.exits()) {
-      const CodeCache::Exit& exit = cache_.exit(exit_number);
-      if (exit.kind == ExitKind::landing_in) (void)v_.mem.set_jump(exit.target, exit.patch_offset - 1);
-    }
-  }
+  const std::span<const PageSlots::Slot> slots = cache_.slots_on(block.key);
+  v_.mem.set_jumps(slots);
+  counters_.jumps_ahead += slots.size();
 }
 
 Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {

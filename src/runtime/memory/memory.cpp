@@ -367,6 +367,8 @@ MemoryStats Memory::stats() const {
 
 bool Memory::set_jump(u32 linear, u32 offset, std::span<const u32> further) { return impl_->tables.set_jump(linear, offset, further); }
 
+void Memory::set_jumps(std::span<const PageSlots::Slot> slots) { impl_->tables.set_jumps(slots); }
+
 void Memory::clear_jump(u32 linear) { impl_->tables.clear_jump(linear); }
 
 void Memory::clear_all_jumps() { impl_->tables.clear_all_jumps(); }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "base/types.h"
+#include "codecache/page_slots.h"
 #include "guest/address.h"
 #include "guest/cpu_state.h"
 #include "guest/fault.h"
@@ -166,6 +167,8 @@ class Memory {
   // and in the linear pages `further`: `translate_fetch` of all of them in this context comes first too. A slot is emptied by itself when
   // one of these pages leaves the TLB. Cost of emptying: the slots that are set, not the table. True: it is the only slot of its page.
   bool set_jump(u32 linear, u32 offset, std::span<const u32> further = {});
+  // Several slots of one page, for blocks that lie in that page alone.
+  void set_jumps(std::span<const PageSlots::Slot> slots);
   // Empties the slot of `linear` in every context: its block died.
   void clear_jump(u32 linear);
   // Empties every slot of every context: the code cache is to be reused.

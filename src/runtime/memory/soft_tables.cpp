@@ -365,6 +365,11 @@ bool SoftTables::set_jump(u32 linear, u32 offset, std::span<const u32> further) 
   return first;
 }
 
+void SoftTables::set_jumps(std::span<const PageSlots::Slot> slots) {
+  if (slots.empty() || !current_->copies_.fetched(slots[0].linear >> page_shift)) return;
+  for (const PageSlots::Slot& slot : slots) current_->jumps_.set(slot.linear, slot.offset);
+}
+
 void SoftTables::clear_jump(u32 linear) {
   for_users(linear >> page_shift, [&](Context& context) { context.jumps_.clear(linear); });
 }

@@ -60,6 +60,7 @@ class SoftTables {
   // The slot of `linear` in the current context, for a block that lies in that page and in `further` ones. Does nothing unless all of them
   // were fetched through this context and are in the TLB. True: it is the only slot of its page.
   bool set_jump(u32 linear, u32 offset, std::span<const u32> further);
+  void set_jumps(std::span<const PageSlots::Slot> slots);
 
   // --- windows (of the current context) ---
   // `after`: how often a context must be met at work; 0: windows are open from the start and stay so. Off until this is called.

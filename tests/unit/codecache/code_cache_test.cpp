@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <random>
+#include <set>
+#include <utility>
 #include <vector>
 
 namespace ring3 {
@@ -78,6 +80,48 @@ TEST_F(CodeCacheTest, WritesKillWhatTheyTouch) {
   EXPECT_TRUE(cache_.invalidate({0x5000}, 4096));
   EXPECT_FALSE(plain.valid);
   cache_.check_invariants();
+}
+
+// What a page's list says after any change: each valid block of the page that lies in it alone, and no other. `check` is asked more than
+// once between changes too, as the list is kept from the second time on.
+TEST_F(CodeCacheTest, SlotsOfAPageFollowItsBlocks) {
+  std::mt19937 random(11);
+  std::vector<Block*> blocks;
+  const auto check = [&](u64 page) {
+    std::set<std::pair<u32, u32>> expected, found;
+    for (const Block* block : blocks) {
+      if (block->valid && !block->crosses_page && block->key.physical >> page_shift == page >> page_shift)
+        expected.emplace(block->key.linear, cache_.way_in(*block));
+    }
+    const BlockKey key{page + 0x123, static_cast<u32>(page) + 0xC0000123, mode::code32, 0, 0xFFFFFFFF};
+    for (const PageSlots::Slot& slot : cache_.slots_on(key)) found.emplace(slot.linear, slot.offset);
+    ASSERT_EQ(found, expected);
+    BlockKey other = key;
+    other.mode |= mode::user;
+    ASSERT_TRUE(cache_.slots_on(other).empty());
+    other = key;
+    other.linear += page_size;
+    ASSERT_TRUE(cache_.slots_on(other).empty());
+  };
+  for (int i = 0; i < 3000; ++i) {
+    const u64 page = 0x1000 + random() % 3 * page_size;
+    const u64 physical = page + random() % 256 * 16;
+    switch (random() % 4) {
+      case 0:
+      case 1: {
+        const BlockKey key{physical, static_cast<u32>(physical) + 0xC0000000, mode::code32, 0, 0xFFFFFFFF};
+        if (cache_.find(key) != nullptr) break;
+        if (!cache_.has_room(200)) {
+          cache_.flush();
+          blocks.clear();
+        }
+        blocks.push_back(&install(physical, 200, (physical & page_mask) == 0xFF0 ? page + page_size : 0));
+        break;
+      }
+      case 2: cache_.invalidate({physical}, 1 + random() % 4); break;
+      default: ASSERT_NO_FATAL_FAILURE(check(page)) << i;
+    }
+  }
 }
 
 TEST_F(CodeCacheTest, RandomLinksAndKills) {

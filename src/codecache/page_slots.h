@@ -1,0 +1,61 @@
+// Where jump tables lead for all blocks of a page: gathered once for all contexts that come to the page.
+#pragma once
+
+#include "base/types.h"
+#include "codecache/number_table.h"
+#include "guest/block_key.h"
+
+#include <array>
+#include <deque>
+#include <vector>
+
+namespace ring3 {
+
+class PageSlots {
+ public:
+  struct Slot {
+    u32 linear = 0;
+    u32 offset = 0;  // from the code cache's base
+  };
+  // Identified by the key that a block at the page's start would have.
+  struct Page {
+    BlockKey key;
+    u32 changes = 0;  // PageIndex::changes when the slots were gathered; 0: never
+    std::vector<Slot> slots;
+  };
+
+  // A new one has no slots. The first time that a key is asked for, what is returned is for once: programs that never lie at the same
+  // addresses again would fill the table. Else the reference holds until `clear`.
+  [[nodiscard]] Page& of(const BlockKey& key) {
+    const u32 hashed = hash(key);
+    const u32 known = table_.find(hashed, [&](u32 n) { return pages_[n].key == key; });
+    if (known != NumberTable::none) return pages_[known];
+    u32& seen = seen_[hashed % seen_.size()];
+    if (seen != hashed) {
+      seen = hashed;
+      once_.changes = 0;
+      return once_;
+    }
+    const u32 number = static_cast<u32>(pages_.size());
+    pages_.push_back({key, 0, {}});
+    table_.insert(number, [this](u32 n) { return hash(pages_[n].key); });
+    return pages_[number];
+  }
+  void clear() {
+    pages_.clear();
+    table_.clear();
+    seen_ = {};
+  }
+
+ private:
+  [[nodiscard]] static u32 hash(const BlockKey& k) {
+    return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
+  }
+
+  std::deque<Page> pages_;
+  NumberTable table_;
+  std::array<u32, 4096> seen_{};  // hashes of keys that were asked for
+  Page once_;
+};
+
+}  // namespace ring3
