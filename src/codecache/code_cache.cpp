@@ -226,6 +226,14 @@ CodeCache::Site CodeCache::find_host(u64 host) {
   return {&block, point};
 }
 
+bool CodeCache::at_boundary(u64 host) {
+  const Site site = find_host(host);
+  // Behind the last instruction are ways out, whose EIP is another one each.
+  if (site.block == nullptr || !site.block->valid || site.point >= site.block->insn_count()) return false;
+  const InsnPoint point = site.block->point(site.point);
+  return base() + site.block->host_offset + point.host_offset == host && !point.shadowed;
+}
+
 bool CodeCache::call_look_up(const Block& block, u32 point, u64 host) {
   // As Emitter::load_entry and look_up write them.
   static constexpr std::array<u8, 5> read{0x4F, 0x8B, 0x4C, 0xCD, 0x00};               // mov r9, [r13+r9*8+read_table]

@@ -83,6 +83,9 @@ class CodeCache {
   }
   // The block and point that host pc `host` belongs to; block is null for pcs outside every block.
   [[nodiscard]] Site find_host(u64 host);
+  // Host pc `host`, which is running, is where a guest instruction begins that an interrupt may come before. Allocates nothing: signal
+  // handlers ask.
+  [[nodiscard]] bool at_boundary(u64 host);
 
   // --- invalidation ---
   // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.

@@ -121,9 +121,7 @@ bool Emitter::emit_control(const Insn& insn) {
   if (direct && !within_limit(target)) return false;
   switch (insn.row) {
     case Row::jmp:
-      if (!direct || target <= linear()) {
-        if (!hold_poll_) poll();
-      }
+      if (!direct || target <= linear()) poll_loop();
       if (direct) {
         jump_direct(target);
       } else {
@@ -140,7 +138,7 @@ bool Emitter::emit_control(const Insn& insn) {
       break;
     case Row::call:
       if (!stack_ok) return false;
-      if (!hold_poll_ && (!direct || target <= linear())) poll();
+      if (!direct || target <= linear()) poll_loop();
       if (o.kind == OperandKind::mem) {
         operand_address(insn, 4, Table::read);
         a_.mov(x86::r11d, host_memory(4));
@@ -161,7 +159,7 @@ bool Emitter::emit_control(const Insn& insn) {
       break;
     case Row::ret:
       if (!stack_ok) return false;
-      if (!hold_poll_) poll();
+      poll_loop();
       stack_slot(0, 4, Table::read);
       a_.mov(x86::r8d, host_memory(4));
       check_target(x86::r8);
@@ -195,7 +193,7 @@ bool Emitter::emit_conditional(const Insn& insn) {
   const u8 condition = static_cast<u8>((first == 0x0F ? insn.bytes[insn.opcode_offset + 1] : first) & 0xFu);
   const u32 target = next_linear() + insn.target;
   if (!within_limit(target)) return false;
-  if (target <= linear() && !hold_poll_) poll();
+  if (target <= linear()) poll_loop();
   patchable_jump({0x0F, static_cast<u8>(0x80u | condition)}, target);
   return true;
 }
@@ -204,7 +202,7 @@ bool Emitter::emit_loop(const Insn& insn) {
   if (insn.address_size != 4) return false;  // CX as counter has no form in 64-bit mode
   const u32 target = next_linear() + insn.target;
   if (!within_limit(target)) return false;
-  if (target <= linear() && !hold_poll_) poll();
+  if (target <= linear()) poll_loop();
   const u8 opcode = insn.bytes[insn.opcode_offset];
   const std::array<u8, 5> head{0x67, opcode, 2, 0xEB, 5};  // taken: over the short jump; not taken: over the first long jump
   a_.embed(head.data(), head.size());

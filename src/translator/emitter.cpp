@@ -189,6 +189,10 @@ void Emitter::poll() {
   a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
 }
 
+void Emitter::poll_loop() {
+  if (!hold_poll_ && !options_.optimizations.on(Optimization::steps)) poll();
+}
+
 void Emitter::check_fpu() {
   out_->uses_fpu = true;
   if (fpu_checked_) return;

@@ -54,6 +54,7 @@ class Emitter {
   [[nodiscard]] bool esp_is_host() const { return (key_.mode & mode::window) != 0 && options_.optimizations.on(Optimization::host_esp); }
   void mend_esp(const Insn& insn);  // behind an instruction that may have written r12d
   void poll();
+  void poll_loop();  // where control may come again and again, unless the timer finds a boundary by itself
   void check_fpu();
   void store_x87_pointer();  // behind a run of emitted x87 instructions
   [[nodiscard]] static bool moves_x87_pointer(Row row);

@@ -20,6 +20,7 @@
   X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")      \
   X(host_esp, "host-esp", "code for windows keeps esp as a host address: the host forwards stores on the stack at once") \
   X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                                   \
+  X(steps, "steps", "the timer takes emitted code to the next instruction by single steps; loops do not poll")           \
   X(superblocks, "superblocks", "a block goes on behind a conditional jump or a call")                                   \
   X(short_rep, "short-rep", "a short REP MOVS or REP STOS is done by plain stores where the host's takes long to start")
 

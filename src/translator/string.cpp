@@ -164,6 +164,7 @@ bool Emitter::emit_string(const Insn& insn) {
   if (form.size == 0 || insn.address_size != 4) return false;  // 16-bit addressing wraps SI and DI
   const bool rep = insn.rep != Rep::none;
   out_->points.back().rep_string = rep;
+  if (rep && !hold_poll_ && options_.optimizations.on(Optimization::steps)) poll();  // the timer does not step through a REP
   if (emit_string_in_window(insn, form.opcode, form.size, form.source, form.destination, form.stores)) return true;
   const Label bail = a_.newLabel();
   const Label done = a_.newLabel();

@@ -107,7 +107,7 @@ class Endings(support.Case):
         for part in [b"guest instructions", b"blocks", b"expansion", b"time"]:
             self.assertIn(part, done.stderr)
         text = listing.read_text()
-        for part in ["block 00100020", "mov dx, 0x3FD", "code32", "executed", "[poll]"]:
+        for part in ["block 00100020", "mov dx, 0x3FD", "code32", "executed", "[exit_argument]"]:
             self.assertIn(part, text)
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["kernel", "listing"])
 

@@ -48,6 +48,7 @@ TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, boo
   if (lockstep) {
     options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
     options.optimizations.switch_off(Optimization::direct);
+    options.optimizations.switch_off(Optimization::steps);
   }
   return options;
 }
@@ -92,6 +93,7 @@ void BtEngine::reset() {
 
 StopInfo BtEngine::run() {
   guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs(), return_region_);
+  if (!options_.lockstep && options_.translator.optimizations.on(Optimization::steps)) guard_->stop_at_boundaries(cache_);
   calls_ = !options_.lockstep && options_.translator.optimizations.on(Optimization::direct) && !v_.traces(Trace::exits);
   v_.s.link.engine = reinterpret_cast<u64>(this);
   v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 
 #include "base/error.h"
 #include "translator/contract.h"
@@ -18,9 +19,11 @@ namespace ring3 {
 
 namespace {
 
-constexpr std::array<int, 4> fault_signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+constexpr std::array<int, 5> fault_signals{SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 constexpr std::size_t alternate_stack_size = std::size_t{64} * 1024;
 constexpr long repeat_ns = 1'000'000;
+constexpr greg_t trap_flag = 0x100;
+constexpr unsigned most_steps = 64;  // between two boundaries lie a dozen instructions at most, but for loops of string instructions
 
 // A signal handler gets no argument of ours: the thread's record is the one piece of state it can find.
 thread_local FaultGuard::Record* current = nullptr;
@@ -46,6 +49,7 @@ void pass_on(int signal, siginfo_t* info, void* context) {
       struct sigaction fallback {};
       fallback.sa_handler = SIG_DFL;
       sigaction(signal, &fallback, nullptr);
+      if (signal == SIGTRAP) raise(signal);  // that does not come again
     } else {
       old.sa_handler(signal);
     }
@@ -64,14 +68,18 @@ bool recentre(const FaultGuard::Record& r, const siginfo_t* info, ucontext_t* uc
   return true;
 }
 
+// The signal was sent by somebody (kill) and is not a fault of any code: the process dies of it.
+bool die_if_sent(int signal, const siginfo_t* info) {
+  if (info->si_code > 0) return false;
+  struct sigaction fallback {};
+  fallback.sa_handler = SIG_DFL;
+  sigaction(signal, &fallback, nullptr);
+  raise(signal);
+  return true;
+}
+
 void on_fault(int signal, siginfo_t* info, void* context) {
-  if (info->si_code <= 0) {  // sent by somebody (kill): not a fault of any code
-    struct sigaction fallback {};
-    fallback.sa_handler = SIG_DFL;
-    sigaction(signal, &fallback, nullptr);
-    raise(signal);
-    return;
-  }
+  if (die_if_sent(signal, info)) return;
   auto* uc = static_cast<ucontext_t*>(context);
   u64 pc = static_cast<u64>(uc->uc_mcontext.gregs[REG_RIP]);
   FaultGuard::Record* r = current;
@@ -92,6 +100,41 @@ void on_fault(int signal, siginfo_t* info, void* context) {
               .write = write,
               .address_known = address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
+  if (r->steps != 0) uc->uc_mcontext.gregs[REG_EFL] &= ~trap_flag;
+  r->steps = 0;
+}
+
+// Leaves emitted code if a guest instruction begins here; else lets the host do one instruction and comes again. Gives up in stubs, as the
+// runtime looks at `event`, and at a REP, which would be left between any two elements: the timer comes again.
+void stop_or_step(FaultGuard::Record& r, ucontext_t* uc) {
+  greg_t* const regs = uc->uc_mcontext.gregs;
+  const u64 pc = static_cast<u64>(regs[REG_RIP]);
+  regs[REG_EFL] &= ~trap_flag;
+  const unsigned steps = std::exchange(r.steps, 0);
+  if (r.boundaries == nullptr || pc < r.code_begin || pc >= r.code_end) return;
+  if (r.boundaries->at_boundary(pc)) {
+    r.fault = {.pc = pc, .signal = timer_signal()};
+    regs[REG_RIP] = static_cast<greg_t>(r.exit_fault);
+    return;
+  }
+  const u8 first = *reinterpret_cast<const u8*>(pc);
+  if (steps == 0 || first == 0xF2 || first == 0xF3 || first == contract::window_rep) return;
+  r.steps = steps - 1;
+  r.stepped = pc;
+  regs[REG_EFL] |= trap_flag;
+}
+
+void on_step(int signal, siginfo_t* info, void* context) {
+  if (die_if_sent(signal, info)) return;
+  FaultGuard::Record* r = current;
+  auto* uc = static_cast<ucontext_t*>(context);
+  if (r == nullptr || info->si_code != TRAP_TRACE || r->stepped == 0) {
+    pass_on(signal, info, context);
+    return;
+  }
+  constexpr u8 pushf = 0x9C;
+  if (*reinterpret_cast<const u8*>(r->stepped) == pushf) *reinterpret_cast<u64*>(uc->uc_mcontext.gregs[REG_RSP]) &= ~u64{trap_flag};
+  stop_or_step(*r, uc);
 }
 
 // In a REP of emitted code that works on a window, between two elements: it may be left now, and begun again with what is left.
@@ -111,7 +154,11 @@ void on_timer(int, siginfo_t*, void* context) {
   *static_cast<volatile u64*>(&r->cpu->link.pending) = 0;
   *static_cast<volatile u64*>(&r->cpu->link.poll) = 0;
   auto* uc = static_cast<ucontext_t*>(context);
-  if (!in_window_rep(*r, uc)) return;
+  if (!in_window_rep(*r, uc)) {
+    r->steps = most_steps;
+    stop_or_step(*r, uc);
+    return;
+  }
   greg_t& pc = uc->uc_mcontext.gregs[REG_RIP];
   r->fault = {.pc = static_cast<u64>(pc), .signal = timer_signal(), .between_elements = true};
   pc = static_cast<greg_t>(r->exit_fault);
@@ -122,7 +169,10 @@ void install_handlers() {
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
-  for (std::size_t i = 0; i < fault_signals.size(); ++i) sigaction(fault_signals[i], &action, &old_handlers().action[i]);
+  for (std::size_t i = 0; i < fault_signals.size(); ++i) {
+    action.sa_sigaction = fault_signals[i] == SIGTRAP ? on_step : on_fault;
+    sigaction(fault_signals[i], &action, &old_handlers().action[i]);
+  }
   struct sigaction timer {};
   timer.sa_sigaction = on_timer;
   timer.sa_flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK;

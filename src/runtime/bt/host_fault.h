@@ -1,11 +1,13 @@
 // The only file that knows signals of emitted code. A fault in emitted code becomes a plain record and a jump to the exit stub; the timer
-// signal stops emitted code at its next poll. Handlers take no lock, allocate nothing, format nothing; faults elsewhere are passed on.
+// signal stops emitted code at its next poll, or by single steps (EFLAGS.TF of the host) at the next instruction. Handlers take no lock,
+// allocate nothing, format nothing; faults elsewhere are passed on.
 #pragma once
 
 #include <csignal>
 #include <ctime>
 
 #include "base/types.h"
+#include "codecache/code_cache.h"
 #include "codecache/code_region.h"
 #include "guest/cpu_state.h"
 #include "translator/stubs.h"
@@ -49,6 +51,8 @@ class FaultGuard {
   // Fires at host monotonic time `at` (ns), in the past: at once; then every millisecond until armed anew.
   void arm(u64 at);
   void disarm();
+  // From now on the timer stops emitted code at the next boundary in this cache.
+  void stop_at_boundaries(CodeCache& cache) { record_.boundaries = &cache; }
 
   struct Record {
     CpuState* cpu = nullptr;
@@ -60,6 +64,9 @@ class FaultGuard {
     ReturnRegion returns;
     HostFault fault;
     volatile std::sig_atomic_t event = 0;
+    CodeCache* boundaries = nullptr;
+    unsigned steps = 0;  // that may still be made to the next boundary
+    u64 stepped = 0;     // pc before the last one
   };
 
  private:
