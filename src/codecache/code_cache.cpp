@@ -12,6 +12,14 @@ namespace ring3 {
 
 namespace {
 
+// PageSlots' name for the page of a block.
+BlockKey page_key(const Block& block) {
+  BlockKey key = block.key;
+  key.physical &= ~u64{page_mask};
+  key.linear &= ~u32{page_mask};
+  return key;
+}
+
 constexpr unsigned host_shift = 10;
 constexpr std::array<u8, 5> load_jump{0x4F, 0x8D, 0x8C, 0x0F, 0x00};  // the start of lea r9, [r15+r9+state_distance]
 static_assert((contract::state_distance & 0xFF) == 0);
@@ -69,6 +77,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   next_ = (next_ + block.host_size + 15u) & ~15u;
   by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
   block.landing = find_landing(block.key);
+  slots_.add(page_key(block));
   index_pages(block, second_page);
   index_host(block);
   if (counter != nullptr) {
@@ -131,9 +140,23 @@ u32 CodeCache::way_in(const Block& block) const {
   return block.crosses_page || block.landing == Block::none ? block.host_offset : exits_[block.landing].patch_offset - 1;
 }
 
-std::span<const PageSlots::Slot> CodeCache::slots_on(BlockKey key) {
-  key.physical &= ~u64{page_mask};
-  key.linear &= ~u32{page_mask};
+// One that lies in two pages needs the translation of the second one too.
+void CodeCache::gather_slots(const Block& block, std::vector<PageSlots::Slot>& slots) const {
+  if (block.crosses_page) return;
+  slots.push_back({block.key.linear, way_in(block)});
+  for (const u32 exit_number : block.exits()) {
+    const Exit& exit = exits_[exit_number];
+    if (exit.kind == ExitKind::landing_in) slots.push_back({exit.target, exit.patch_offset - 1});
+  }
+}
+
+std::span<const PageSlots::Slot> CodeCache::slots_beside(const Block& one) {
+  const BlockKey key = page_key(one);
+  if (slots_.at_most_one(key)) {
+    own_slots_.clear();
+    gather_slots(one, own_slots_);
+    return own_slots_;
+  }
   PageSlots::Page& page = slots_.of(key);
   // A landing lies in the page of its block, so it comes and goes with one of this page.
   const u32 changes = pages_.changes({key.physical});
@@ -144,14 +167,7 @@ std::span<const PageSlots::Slot> CodeCache::slots_on(BlockKey key) {
   pages_.find({key.physical}, page_size, on_page_);
   for (const u32 number : on_page_) {
     const Block& block = blocks_[number];
-    // One that lies in two pages needs the translation of the second one too.
-    if (block.crosses_page || !block.key.same_mode(key)) continue;
-    if ((block.key.linear ^ key.linear) >> page_shift != 0 || (block.key.physical ^ key.physical) >> page_shift != 0) continue;
-    page.slots.push_back({block.key.linear, way_in(block)});
-    for (const u32 exit_number : block.exits()) {
-      const Exit& exit = exits_[exit_number];
-      if (exit.kind == ExitKind::landing_in) page.slots.push_back({exit.target, exit.patch_offset - 1});
-    }
+    if (page_key(block) == key) gather_slots(block, page.slots);
   }
   return page.slots;
 }
@@ -302,6 +318,7 @@ void CodeCache::kill(Block& block) {
   const u32 displacement = stubs_.miss - (block.host_offset + 11);
   std::memcpy(entry + 7, &displacement, 4);
   by_key_.remove(block.number, hash(block.key));
+  slots_.remove(page_key(block));
   pages_.remove(block.first_piece);
   if (block.crosses_page) pages_.remove(block.first_piece + 1);
   if (const u64* executions = counter(block)) {

@@ -64,9 +64,9 @@ class CodeCache {
   // Where a jump table leads for this block, an offset from the cache's base: to the landing of the CALL in front of it, if one is known,
   // as that is where the host expects a RET to go; else to the block's start.
   [[nodiscard]] u32 way_in(const Block& block) const;
-  // Where jump tables lead for all blocks on the page of `key` with its mode, and for the landings inside them; not for blocks that reach
+  // Where jump tables lead for all blocks on the page of `one` with its mode, and for the landings inside them; not for blocks that reach
   // into another page. Good until a block is installed or killed.
-  [[nodiscard]] std::span<const PageSlots::Slot> slots_on(BlockKey key);
+  [[nodiscard]] std::span<const PageSlots::Slot> slots_beside(const Block& one);
   // The landing for this key, or 0.
   [[nodiscard]] u32 landing(const BlockKey& key) const;
   // Patches the exit's jump so that it leads straight to `to`, or, if that crosses into a page which may be another one next time, to where
@@ -127,6 +127,7 @@ class CodeCache {
   [[nodiscard]] static u32 hash(const BlockKey& k) {
     return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
   }
+  void gather_slots(const Block& block, std::vector<PageSlots::Slot>& slots) const;
   void index_pages(Block& block, u64 second_page);
   void index_host(const Block& block);
   void unlink(u32 number);
@@ -153,10 +154,11 @@ class CodeCache {
   std::deque<Exit> exits_;
   std::deque<StoredSite> sites_;
   ByteArena points_;
-  std::vector<u8> stream_;        // of the block that is being installed
-  std::vector<u32> orphans_;      // calls that shared one of the block that is being killed
-  std::vector<u32> victims_;      // of the invalidation that is going on
-  std::vector<u32> on_page_;      // scratch of `slots_on`
+  std::vector<u8> stream_;    // of the block that is being installed
+  std::vector<u32> orphans_;  // calls that shared one of the block that is being killed
+  std::vector<u32> victims_;  // of the invalidation that is going on
+  std::vector<u32> on_page_;  // scratch of `slots_beside`
+  std::vector<PageSlots::Slot> own_slots_;
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<std::array<u64, 2>> execution_counters_;
   CacheCounters counters_;

@@ -45,17 +45,33 @@ class PageSlots {
     pages_.clear();
     table_.clear();
     seen_ = {};
+    counts_.fill(0);
   }
+
+  // A block of this page was installed, or killed. `key` is that of the page.
+  void add(const BlockKey& key) {
+    if (u8& count = count_of(key); count != many) ++count;
+  }
+  void remove(const BlockKey& key) {
+    if (u8& count = count_of(key); count != many) --count;
+  }
+  // No more than one block of this page is installed. False: there may be more.
+  [[nodiscard]] bool at_most_one(const BlockKey& key) { return count_of(key) <= 1; }
 
  private:
   [[nodiscard]] static u32 hash(const BlockKey& k) {
     return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
   }
 
+  static constexpr u8 many = 255;  // and for good
+  [[nodiscard]] u8& count_of(const BlockKey& key) { return counts_[hash(key) >> 16]; }
+
   std::deque<Page> pages_;
   NumberTable table_;
   std::array<u32, 4096> seen_{};  // hashes of keys that were asked for
   Page once_;
+  // Blocks by hash of their page's key: what runs at fresh addresses has one, while the same physical page has many at other addresses.
+  std::array<u8, 65536> counts_{};
 };
 
 }  // namespace ring3

@@ -60,7 +60,7 @@ Block* BtEngine::find_or_translate() {
 
 // A new process comes to hundreds of blocks that another one ran before: a look-up for each page instead of each block.
 void BtEngine::fill_jumps_ahead(const Block& block) {
-  const std::span<const PageSlots::Slot> slots = cache_.slots_on(block.key);
+  const std::span<const PageSlots::Slot> slots = cache_.slots_beside(block);
   v_.mem.set_jumps(slots);
   counters_.jumps_ahead += slots.size();
 }
