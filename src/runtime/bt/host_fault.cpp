@@ -128,7 +128,8 @@ void on_step(int signal, siginfo_t* info, void* context) {
   if (die_if_sent(signal, info)) return;
   FaultGuard::Record* r = current;
   auto* uc = static_cast<ucontext_t*>(context);
-  if (r == nullptr || info->si_code != TRAP_TRACE || r->stepped == 0) {
+  // Some virtual machines leave out the reason (DR6.BS), and the kernel then says TRAP_BRKPT instead of TRAP_TRACE.
+  if (r == nullptr || r->stepped == 0) {
     pass_on(signal, info, context);
     return;
   }
