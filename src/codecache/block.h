@@ -32,7 +32,7 @@ struct Block {
   static constexpr u32 none = ~0u;
 
   BlockKey key;
-  const u8* points = nullptr;  // insn_count + 1 of them (point_stream.h)
+  const u8* points = nullptr;  // insn_count + 1 of them (point_stream.h), then its addresses (code_moves.cpp), if it is `movable`
   u32 number = 0;              // in order of installation since the last flush
   u32 host_offset = 0;         // from the code cache's base
   u32 host_size = 0;
@@ -45,7 +45,8 @@ struct Block {
   u16 exit_count = 0;
   bool crosses_page = false;
   bool uses_fpu = false;
-  bool valid = true;  // false: its entry leads to the miss stub, its memory waits for the next flush
+  bool movable = false;  // its code can be made right for its page at another linear address
+  bool valid = true;     // false: its entry leads to the miss stub, its memory waits for the next flush
 
   [[nodiscard]] u32 insn_count() const { return instructions; }
   // `index` at most insn_count(): the last point is behind the last instruction.
@@ -62,6 +63,13 @@ struct Block {
     u32 count = 1;
     while (index + count < instructions && !reader.next().segment) ++count;
     return count;
+  }
+  // The key that a block at the start of its page would have.
+  [[nodiscard]] BlockKey page_key() const {
+    BlockKey page = key;
+    page.physical &= ~u64{page_mask};
+    page.linear &= ~u32{page_mask};
+    return page;
   }
   // Numbers of its direct exits.
   [[nodiscard]] Numbers exits() const { return {first_exit, first_exit + exit_count}; }

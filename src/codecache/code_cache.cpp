@@ -12,14 +12,6 @@ namespace ring3 {
 
 namespace {
 
-// PageSlots' name for the page of a block.
-BlockKey page_key(const Block& block) {
-  BlockKey key = block.key;
-  key.physical &= ~u64{page_mask};
-  key.linear &= ~u32{page_mask};
-  return key;
-}
-
 constexpr unsigned host_shift = 10;
 constexpr std::array<u8, 5> load_jump{0x4F, 0x8D, 0x8C, 0x0F, 0x00};  // the start of lea r9, [r15+r9+state_distance]
 static_assert((contract::state_distance & 0xFF) == 0);
@@ -55,6 +47,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   block.instructions = static_cast<u16>(translated.points.size() - 1);
   stream_.clear();
   encode_points(translated.points, stream_);
+  keep_addresses(block, translated);
   block.points = points_.keep(stream_);
   std::memcpy(region_.writable() + next_, translated.code.data(), translated.code.size());
   block.first_exit = static_cast<u32>(exits_.size());
@@ -77,7 +70,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   next_ = (next_ + block.host_size + 15u) & ~15u;
   by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
   block.landing = find_landing(block.key);
-  slots_.add(page_key(block));
+  slots_.add(block.page_key());
   index_pages(block, second_page);
   index_host(block);
   if (counter != nullptr) {
@@ -151,7 +144,7 @@ void CodeCache::gather_slots(const Block& block, std::vector<PageSlots::Slot>& s
 }
 
 std::span<const PageSlots::Slot> CodeCache::slots_beside(const Block& one) {
-  const BlockKey key = page_key(one);
+  const BlockKey key = one.page_key();
   if (slots_.at_most_one(key)) {
     own_slots_.clear();
     gather_slots(one, own_slots_);
@@ -167,7 +160,7 @@ std::span<const PageSlots::Slot> CodeCache::slots_beside(const Block& one) {
   pages_.find({key.physical}, page_size, on_page_);
   for (const u32 number : on_page_) {
     const Block& block = blocks_[number];
-    if (page_key(block) == key) gather_slots(block, page.slots);
+    if (block.page_key() == key) gather_slots(block, page.slots);
   }
   return page.slots;
 }
@@ -191,11 +184,13 @@ void CodeCache::link(u32 number, Block& to) {
   if (exit.to != Block::none || !blocks_[exit.from].valid || !to.valid) return;
   if (to.crosses_page) {
     u8* const stub = region_.writable() + exit.stub_offset;
-    stub[0] = 0x41;  // mov r8d, target
-    stub[1] = 0xB8;
-    patch32(exit.stub_offset + 2, exit.target);
-    stub[6] = 0xE9;
-    patch32(exit.stub_offset + 7, stubs_.jump - (exit.stub_offset + 11));
+    stub[0] = 0x66;  // a NOP of two bytes: the target stays where it was in `mov [eip], target`
+    stub[1] = 0x90;
+    stub[2] = 0x41;  // mov r8d, target
+    stub[3] = 0xB8;
+    patch32(exit.stub_offset + 4, exit.target);
+    stub[8] = 0xE9;
+    patch32(exit.stub_offset + 9, stubs_.jump - (exit.stub_offset + 13));
     return;
   }
   patch32(exit.patch_offset, to.host_offset - (exit.patch_offset + 4));
@@ -318,7 +313,7 @@ void CodeCache::kill(Block& block) {
   const u32 displacement = stubs_.miss - (block.host_offset + 11);
   std::memcpy(entry + 7, &displacement, 4);
   by_key_.remove(block.number, hash(block.key));
-  slots_.remove(page_key(block));
+  slots_.remove(block.page_key());
   pages_.remove(block.first_piece);
   if (block.crosses_page) pages_.remove(block.first_piece + 1);
   if (const u64* executions = counter(block)) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <deque>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -24,6 +25,7 @@ struct CacheCounters {
   u64 flushes = 0;
   u64 linked = 0;
   u64 unlinked = 0;
+  u64 moved = 0;        // blocks, to another linear address
   u64 guest_bytes = 0;  // of all blocks ever installed
   u64 host_bytes = 0;
   u64 guest_insns = 0;
@@ -91,6 +93,12 @@ class CodeCache {
   // Kills the blocks with a byte in physical [address, address + size), which lies within one page. True: the page has none left.
   bool invalidate(PhysAddr address, u32 size);
   [[nodiscard]] bool has_blocks(PhysAddr page) const { return pages_.has_blocks(page); }
+  // A block of that physical page for the mode of `key` at another linear page, of which `in_use(linear address)` says no. Null: there is
+  // none, or there is a block at the page of `key` already. Asks for a few places at most.
+  [[nodiscard]] const Block* unused_place(const BlockKey& key, const std::function<bool(u32)>& in_use);
+  // The page of `key`, with all blocks for its mode that it has at the linear page of `from`, appears at that of `key` instead: their code
+  // is mended in place. No block may be there for it already; jump tables must not lead to the old place any more.
+  void move_page(const Block& from, const BlockKey& key);
   // Kills one block (to translate it again in another form).
   void kill(Block& block);
   // Kills the blocks that run through this linear address. Looks at all of them.
@@ -139,6 +147,8 @@ class CodeCache {
   void join_landing(u32 number);
   void share_call(u32 number, u32 with);
   void patch32(u32 offset, u32 value);
+  void keep_addresses(Block& block, const TranslatedBlock& translated);
+  void move_code(const Block& block, u32 distance);
 
   CodeRegion& region_;
   Stubs stubs_;
@@ -156,6 +166,7 @@ class CodeCache {
   ByteArena points_;
   std::vector<u8> stream_;    // of the block that is being installed
   std::vector<u32> orphans_;  // calls that shared one of the block that is being killed
+  std::vector<u32> moved_landings_;
   std::vector<u32> victims_;  // of the invalidation that is going on
   std::vector<u32> on_page_;  // scratch of `slots_beside`
   std::vector<PageSlots::Slot> own_slots_;

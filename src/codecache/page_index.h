@@ -35,6 +35,8 @@ class PageIndex {
     const u64 number = page.value >> page_shift;
     return number < page_count ? pages_[number].changes : 0;
   }
+  // For changes of what is known about its blocks otherwise.
+  void note_change(PhysAddr page) { ++pages_[page.value >> page_shift].changes; }
   // Appends the blocks with a byte in [address, address + size), which lies within one page.
   void find(PhysAddr address, u32 size, std::vector<u32>& blocks) const;
 

@@ -19,6 +19,8 @@ class PointReader {
   explicit PointReader(const u8* stream) : at_(stream) {}
   // The next point. The caller knows how many there are.
   InsnPoint next();
+  // Where the stream goes on behind the points that were read.
+  [[nodiscard]] const u8* rest() const { return at_; }
 
  private:
   const u8* at_;

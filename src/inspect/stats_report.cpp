@@ -36,8 +36,8 @@ void put_list(Out out, std::string_view title, std::vector<Named> items) {
 
 void put_cache(Out out, const EngineStats& s) {
   if (s.cache_size == 0) return;
-  fmt::format_to(out, "blocks               {} translated, {} invalidated, cache emptied {} times\n", s.blocks, s.blocks_invalidated,
-                 s.cache_flushes);
+  fmt::format_to(out, "blocks               {} translated, {} moved, {} invalidated, cache emptied {} times\n", s.blocks, s.blocks_moved,
+                 s.blocks_invalidated, s.cache_flushes);
   fmt::format_to(out, "cache                {} of {} used\n", format_size(s.cache_used), format_size(s.cache_size));
   const double expansion = s.guest_bytes == 0 ? 0.0 : static_cast<double>(s.host_bytes) / static_cast<double>(s.guest_bytes);
   fmt::format_to(out, "translated           {} guest instructions, {} to {}, expansion {:.2f}\n", s.guest_instructions,

@@ -54,6 +54,7 @@ struct EngineStats {
   u64 cache_used = 0;          // bytes in use now
   u64 cache_size = 0;
   u64 cache_flushes = 0;       // times the full cache was emptied
+  u64 blocks_moved = 0;        // to another linear address
   u64 blocks_invalidated = 0;  // by writes to code pages
   // --- ways from block to block ---
   u64 chained_jumps = 0;         // direct exits patched to their target

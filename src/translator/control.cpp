@@ -52,6 +52,7 @@ void Emitter::jump_direct(u32 target) {
     return;
   }
   a_.mov(x86::r8d, target);
+  note_address();
   jump_table();
 }
 
@@ -63,6 +64,7 @@ void Emitter::call_direct(u32 target) {
     landing();
   } else {
     a_.mov(x86::r8d, target);
+    note_address();
     call_table();
   }
 }
@@ -98,14 +100,17 @@ void Emitter::emit_cold_exits(TranslatedBlock& out) {
     exit.stub_offset = static_cast<u32>(a_.offset());
     if (exit.kind == ExitKind::landing_in) {
       a_.mov(x86::r8d, exit.target);
+      note_address();
       a_.jmp(Imm(base_ + stubs_.miss));
     } else if (in_page(exit.target)) {
       a_.mov(field(offset::eip, 4), exit.target);
+      note_address();
       a_.mov(field(offset::exit_argument, 4), 0x7FFFFFFF);
       exit.number_offset = static_cast<u32>(a_.offset()) - 4;
       a_.jmp(Imm(base_ + stubs_.exit_link));
     } else {
       a_.mov(x86::r8d, exit.target);
+      note_address();
       jump_table();
     }
     out.exits.push_back(exit);
@@ -119,6 +124,8 @@ bool Emitter::emit_control(const Insn& insn) {
   const bool stack_ok = (key_.mode & mode::stack32) != 0 && !site_unaligned();
   const bool direct = o.kind == OperandKind::rel;
   if (direct && !within_limit(target)) return false;
+  constexpr u32 near = 1u << 27;
+  if (direct && insn.target + near >= 2 * near) out_->near_jumps = false;
   switch (insn.row) {
     case Row::jmp:
       if (!direct || target <= linear()) poll_loop();
@@ -148,6 +155,7 @@ bool Emitter::emit_control(const Insn& insn) {
       if (!direct) check_target(x86::r11);
       stack_slot(-4, 4, Table::write);
       a_.mov(host_memory(4), next_eip());
+      note_address();
       esp_pending_ -= 4;
       write_esp();
       if (direct) {

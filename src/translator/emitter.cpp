@@ -203,6 +203,7 @@ void Emitter::check_fpu() {
 
 void Emitter::store_x87_pointer() {
   a_.mov(field(offset::x87_pointer, 4), x87_eip_);
+  note_address();
   x87_moved_ = false;
 }
 

@@ -138,6 +138,7 @@ class Emitter {
   void jump_table();                                  // to the linear address in r8d
   void load_jump(bool shared = false);                // r9 = host address for the linear address in r8d
   [[nodiscard]] bool in_page(u32 target) const;
+  void note_address() { out_->addresses.push_back(static_cast<u32>(a_.offset()) - 4); }  // the last four bytes are a linear address
   void patchable_jump(std::initializer_list<u8> opcode, u32 target, ExitKind kind = ExitKind::jump);
   void emit_cold_exits(TranslatedBlock& out);
   bool emit_string(const Insn& insn);

@@ -22,6 +22,7 @@
   X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                                   \
   X(steps, "steps", "the timer takes emitted code to the next instruction by single steps; loops do not poll")           \
   X(superblocks, "superblocks", "a block goes on behind a conditional jump or a call")                                   \
+  X(moved_code, "moved-code", "a page of code that appears at another linear address keeps its translations")            \
   X(short_rep, "short-rep", "a short REP MOVS or REP STOS is done by plain stores where the host's takes long to start")
 
 namespace ring3 {

@@ -50,6 +50,9 @@ struct TranslatedBlock {
   std::vector<InsnPoint> points;
   std::vector<DirectExit> exits;
   std::vector<InterpretSite> interpret_sites;
+  // Offsets of 4-byte immediates that are a linear address near the block: they change with it when the block's page appears elsewhere.
+  std::vector<u32> addresses;
+  bool near_jumps = true;  // every direct jump and call leads less than 128 MiB away
   bool uses_fpu = false;
 
   void clear() {
@@ -57,6 +60,8 @@ struct TranslatedBlock {
     points.clear();
     exits.clear();
     interpret_sites.clear();
+    addresses.clear();
+    near_jumps = true;
     uses_fpu = false;
   }
 };

@@ -114,7 +114,7 @@ class BtEngine final : public Engine, private CodeWatcher {
     Block* block = nullptr;
     u32 point = 0;
     u32 after = 0;  // host offset behind it, in the block
-    u32 eip = 0;
+    u32 guest_offset = 0;  // in the block
     bool fpu = false;             // works on the FPU state, which must be in CpuState then
     bool plain = false;           // changes neither the mode nor a segment nor a virtual flag
     bool loads_segments = false;  // may change a segment register, without a fault too
@@ -165,6 +165,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   // --- translation ---
   Block* find_or_translate();  // null: the interpreter must do the instruction at EIP (or the fetch fault)
   void fill_jumps_ahead(const Block& block);
+  bool adopt_page(const BlockKey& key);  // blocks of that page, if they lie where nobody uses them, move there
   void lead_to_landing(const DirectExit& exit, BlockKey key);
   Block* translate(const BlockKey& key, PhysAddr physical);
   void stop_before_breakpoint();  // shortens guest_

@@ -99,7 +99,7 @@ void BtEngine::keep_sites(const GuestBlock& guest, Block& block, const Translate
                              .block = &block,
                              .point = site.point,
                              .after = translated.points[site.point + 1].host_offset,
-                             .eip = guest_eip(block, site.point),
+                             .guest_offset = translated.points[site.point].guest_offset,
                              .fpu = is_fpu(insn.row),
                              .plain = is_plain(insn.row),
                              .loads_segments = loads_segments(insn.row),
@@ -150,14 +150,15 @@ Resume BtEngine::interpret_here(u32 number) {
   const DirectSite& site = direct_sites_[number];
   if (site.fpu && s.fpu_live) return {};
   Block& block = *site.block;
-  const u32 next = site.eip + site.insn.length;
+  const u32 eip = block.key.linear - block.key.cs_base + site.guest_offset;
+  const u32 next = eip + site.insn.length;
   const u64 generation = cache_.generation();
   const u64 deliveries = stepper_.deliveries();
   ++counters_.direct_interprets;
   ++counters_.skipped_instructions;
   follow_context();
   import_state(s);
-  s.eip = site.eip;
+  s.eip = eip;
   const StepOutcome outcome = stepper_.execute(site.insn, site.handler);
   if (site.loads_segments && !site.transfers && outcome == StepOutcome::ok) remember_descriptors();
   // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.

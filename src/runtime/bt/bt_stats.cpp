@@ -14,6 +14,7 @@ EngineStats BtEngine::stats() const {
   out.cache_used = cache_.next_offset();
   out.cache_size = region_.size();
   out.cache_flushes = c.flushes;
+  out.blocks_moved = c.moved;
   out.blocks_invalidated = c.invalidated;
   out.chained_jumps = c.linked;
   out.indirect_lookups = counters_.exits_lookup;

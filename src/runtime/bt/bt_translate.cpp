@@ -44,6 +44,7 @@ Block* BtEngine::find_or_translate() {
       block = nullptr;
     }
   }
+  if (block == nullptr && adopt_page(key)) block = cache_.find(key);
   if (block == nullptr) {
     const u64 start = options_.count ? __rdtsc() : 0;
     block = translate(key, t->address);
@@ -56,6 +57,18 @@ Block* BtEngine::find_or_translate() {
     if (first && options_.translator.optimizations.on(Optimization::jumps_ahead)) fill_jumps_ahead(*block);
   }
   return block;
+}
+
+// Programs lie at other addresses each time they are started, where the guest randomizes them. Asked once for each page of a context, when
+// it first comes there.
+bool BtEngine::adopt_page(const BlockKey& key) {
+  if (!options_.translator.optimizations.on(Optimization::moved_code) || key.cs_base != 0 || any_breakpoint(v_.s)) return false;
+  if (!cache_.has_blocks({key.physical}) || !v_.mem.no_jumps(key.linear)) return false;
+  const Block* const unused = cache_.unused_place(key, [&](u32 linear) { return v_.mem.code_in_use(linear); });
+  if (unused == nullptr) return false;
+  v_.mem.clear_jumps(unused->key.linear);
+  cache_.move_page(*unused, key);
+  return true;
 }
 
 // A new process comes to hundreds of blocks that another one ran before: a look-up for each page instead of each block.

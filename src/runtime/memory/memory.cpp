@@ -371,6 +371,12 @@ void Memory::set_jumps(std::span<const PageSlots::Slot> slots) { impl_->tables.s
 
 void Memory::clear_jump(u32 linear) { impl_->tables.clear_jump(linear); }
 
+bool Memory::code_in_use(u32 linear) const { return impl_->tables.code_in_use(linear >> page_shift); }
+
+bool Memory::no_jumps(u32 linear) const { return impl_->tables.no_jumps(linear >> page_shift); }
+
+void Memory::clear_jumps(u32 linear) { impl_->tables.clear_jumps(linear >> page_shift); }
+
 void Memory::clear_all_jumps() { impl_->tables.clear_all_jumps(); }
 
 }  // namespace ring3

@@ -171,6 +171,12 @@ class Memory {
   void set_jumps(std::span<const PageSlots::Slot> slots);
   // Empties the slot of `linear` in every context: its block died.
   void clear_jump(u32 linear);
+  // Empties all slots of the page of `linear` in every context: its blocks move elsewhere.
+  void clear_jumps(u32 linear);
+  // The current context has no slot in the page of `linear`.
+  [[nodiscard]] bool no_jumps(u32 linear) const;
+  // Some context has fetched code from the page of `linear`, and the guest's tables still hold the entries that led there.
+  [[nodiscard]] bool code_in_use(u32 linear) const;
   // Empties every slot of every context: the code cache is to be reused.
   void clear_all_jumps();
 

@@ -374,6 +374,16 @@ void SoftTables::clear_jump(u32 linear) {
   for_users(linear >> page_shift, [&](Context& context) { context.jumps_.clear(linear); });
 }
 
+bool SoftTables::code_in_use(u32 page) {
+  bool result = false;
+  for_users(page, [&](Context& context) { result |= context.copies_.fetched(page) && context.copies_.holds(page); });
+  return result;
+}
+
+void SoftTables::clear_jumps(u32 page) {
+  for_users(page, [&](Context& context) { context.jumps_.clear_page(page); });
+}
+
 void SoftTables::clear_all_jumps() {
   pool_.for_each([](Context& context) { context.jumps_.clear_all(); });
 }

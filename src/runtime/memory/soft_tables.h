@@ -87,6 +87,12 @@ class SoftTables {
   // No context keeps a write entry for this RAM page.
   void drop_writes(u64 ram_page);
   void clear_jump(u32 linear);
+  // Some context was fetching code from this linear page, and the guest's tables still say what they said.
+  [[nodiscard]] bool code_in_use(u32 page);
+  // The current context has no slot in this linear page.
+  [[nodiscard]] bool no_jumps(u32 page) const { return current_ == nullptr || current_->jumps_.none(page); }
+  // All slots of a linear page, in every context.
+  void clear_jumps(u32 page);
   void clear_all_jumps();
 
  private:

@@ -92,6 +92,22 @@ bool TableCopies::fetched(u32 page) const {
   return ((pages.fetched >> page % group_size) & 1) != 0;
 }
 
+bool TableCopies::holds(u32 page) const {
+  const u32 known = index_[page / group_size];
+  if (known == 0) return false;
+  if (format_ == PagingFormat::none) return true;
+  const std::size_t size = format_ == PagingFormat::pae ? sizeof(u64) : sizeof(u32);
+  const auto same = [&](u64 address, const Copy& copy, u32 n) {
+    return std::memcmp(ram_.at({address}) + n % group_size * size, copy.data() + n % group_size * size, size) == 0;
+  };
+  const u32 slot = page >> slot_shift();
+  const Directory& d = directories_[directory_index_[slot / group_size] - 1u];
+  if (!same(d.address, d.copy, slot)) return false;
+  if (list_of(known) == plain) return true;
+  const Group& group = groups_[list_of(known)][place_of(known)];
+  return same(group.address, group.copy, page);
+}
+
 bool TableCopies::user(u32 page) const {
   if (format_ == PagingFormat::none) return false;
   const u32 known = index_[page / group_size];

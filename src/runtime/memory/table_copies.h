@@ -47,6 +47,8 @@ class TableCopies {
   // `page` is about to be cached: by the data tables, or (`fetched`) by anything that code fetch feeds. Names what to drop before.
   void enter(u32 page, const Source& source, bool global, bool fetched, StalePages& stale);
   [[nodiscard]] bool fetched(u32 page) const;
+  // The guest's tables still have the entries, where they were, that a registered page came from.
+  [[nodiscard]] bool holds(u32 page) const;
   // The entry of a registered page, small or large, lets user code in. False without paging.
   [[nodiscard]] bool user(u32 page) const;
   // Unregisters a page, or all of a large page that it lies in.

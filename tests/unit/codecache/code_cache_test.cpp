@@ -16,9 +16,9 @@ class CodeCacheTest : public testing::Test {
   CodeCacheTest() : region_(u64{1} << 20), cache_(region_) {}
 
   // A block of three instructions, four bytes each, with one direct exit and an interpret site at its second instruction.
-  Block& install(u64 physical, u32 host_size = 200, u64 second_page = 0) {
+  Block& install(u64 physical, u32 host_size = 200, u64 second_page = 0, u32 mode = mode::code32) {
     GuestBlock guest;
-    guest.key = {physical, static_cast<u32>(physical) + 0xC0000000, mode::code32, 0, 0xFFFFFFFF};
+    guest.key = {physical, static_cast<u32>(physical) + 0xC0000000, mode, 0, 0xFFFFFFFF};
     guest.length = 12;
     guest.crosses_page = second_page != 0;
     TranslatedBlock translated;
@@ -26,6 +26,7 @@ class CodeCacheTest : public testing::Test {
     translated.points = {{0, 0}, {40, 4}, {40, 8}, {90, 12}};
     translated.exits = {{100, 140, 150, static_cast<u32>(physical) + 0xC0000040}, {110, 160, 0, 0}};
     translated.interpret_sites = {{42, 1}};
+    if (host_size >= 200) translated.addresses = {172, 190};
     return cache_.install(guest, second_page, translated, nullptr);
   }
   [[nodiscard]] u32 word(u32 offset) const {
@@ -119,6 +120,60 @@ TEST_F(CodeCacheTest, SlotsOfAPageFollowItsBlocks) {
       default: ASSERT_NO_FATAL_FAILURE(check(page)) << i;
     }
   }
+}
+
+// All blocks of a page for a mode go to its new linear address, with links, targets and the addresses in their code.
+TEST_F(CodeCacheTest, MovedPage) {
+  Block& from = install(0x2000);
+  Block& to = install(0x2040);
+  Block& crossing = install(0x2FF8, 200, 0x5000);
+  Block& other_mode = install(0x2080, 200, 0, mode::code32 | mode::user);
+  Block& other_page = install(0x3000);
+  cache_.link(from.first_exit, to);
+  BlockKey key = from.key;
+  key.linear = 0x40002000;
+  const u32 distance = key.linear - from.key.linear;
+  const u64 generation = cache_.generation();
+  cache_.move_page(from, key);
+
+  EXPECT_NE(cache_.generation(), generation);
+  EXPECT_FALSE(crossing.valid);
+  EXPECT_EQ(cache_.counters().moved, 2u);
+  EXPECT_EQ(cache_.find(key), &from);
+  EXPECT_EQ(to.key.linear, 0x40002040u);
+  EXPECT_EQ(cache_.find(to.key), &to);
+  EXPECT_EQ(other_mode.key.linear, 0xC0002080u);
+  EXPECT_EQ(other_page.key.linear, 0xC0003000u);
+  BlockKey old = key;
+  old.linear = 0xC0002000;
+  EXPECT_EQ(cache_.find(old), nullptr);
+  EXPECT_EQ(cache_.exit(from.first_exit).target, 0x40002040u);
+  EXPECT_EQ(word(from.host_offset + 100), to.host_offset - (from.host_offset + 104));
+  for (const u32 at : {172, 190}) {
+    EXPECT_EQ(word(from.host_offset + at), distance);
+    EXPECT_EQ(word(to.host_offset + at), distance);
+    EXPECT_EQ(word(other_mode.host_offset + at), 0u);
+  }
+  cache_.check_invariants();
+  EXPECT_FALSE(cache_.invalidate({0x2040}, 1));
+  EXPECT_FALSE(to.valid);
+  EXPECT_TRUE(from.valid);
+  EXPECT_EQ(word(from.host_offset + 100), 140u - 104u);
+  cache_.check_invariants();
+}
+
+// Where a jump could lead around the end of linear space, blocks die instead.
+TEST_F(CodeCacheTest, PagesThatDoNotMove) {
+  for (const u32 linear : {0x0FFFF000u, 0xF0000000u}) {
+    Block& block = install(0x2000);
+    BlockKey key = block.key;
+    key.linear = linear;
+    cache_.move_page(block, key);
+    EXPECT_FALSE(block.valid);
+    EXPECT_EQ(cache_.find(key), nullptr);
+    cache_.check_invariants();
+  }
+  EXPECT_EQ(cache_.counters().moved, 0u);
 }
 
 TEST_F(CodeCacheTest, RandomLinksAndKills) {
