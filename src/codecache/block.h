@@ -8,6 +8,7 @@
 #pragma once
 
 #include "codecache/point_stream.h"
+#include "guest/address.h"
 #include "guest/block_key.h"
 
 namespace ring3 {
