@@ -113,8 +113,8 @@ class BtEngine final : public Engine, private CodeWatcher {
     Handler handler = nullptr;
     Block* block = nullptr;
     u32 point = 0;
-    u32 after = 0;  // host offset behind it, in the block
-    u32 guest_offset = 0;  // in the block
+    u32 after = 0;                // host offset behind it, in the block
+    u32 guest_offset = 0;         // in the block
     bool fpu = false;             // works on the FPU state, which must be in CpuState then
     bool plain = false;           // changes neither the mode nor a segment nor a virtual flag
     bool loads_segments = false;  // may change a segment register, without a fault too
