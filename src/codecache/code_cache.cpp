@@ -68,7 +68,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
     sites_.push_back({number, site.point});
   }
   next_ = (next_ + block.host_size + 15u) & ~15u;
-  by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
+  by_key_.insert(number, hash(block.key));
   block.landing = find_landing(block.key);
   slots_.add(block.page_key());
   index_pages(block, second_page);
@@ -102,7 +102,7 @@ void CodeCache::join_landing(u32 number) {
   const BlockKey behind = target_key(exits_[number]);
   const u32 with = find_landing(behind);
   if (with == NumberTable::none) {
-    landings_.insert(number, [this](u32 n) { return hash(target_key(exits_[n])); });
+    landings_.insert(number, hash(behind));
     if (Block* block = find(behind)) block->landing = number;
   } else {
     share_call(number - 1, with - 1);

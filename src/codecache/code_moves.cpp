@@ -101,8 +101,8 @@ void CodeCache::move_page(const Block& from, const BlockKey& key) {
     for (const u32 exit : block.exits()) exits_[exit].target += distance;
     move_code(block, distance);
   }
-  for (const u32 number : victims_) by_key_.insert(number, [this](u32 n) { return hash(blocks_[n].key); });
-  for (const u32 exit : moved_landings_) landings_.insert(exit, [this](u32 n) { return hash(target_key(exits_[n])); });
+  for (const u32 number : victims_) by_key_.insert(number, hash(blocks_[number].key));
+  for (const u32 exit : moved_landings_) landings_.insert(exit, hash(target_key(exits_[exit])));
   pages_.note_change({key.physical});
   counters_.moved += victims_.size();
   ++generation_;

@@ -1,4 +1,5 @@
-// A hash table of numbers whose keys lie elsewhere: open addressing, 4 bytes a slot.
+// A hash table of numbers whose keys lie elsewhere: open addressing, 8 bytes a slot. The hash is kept beside the number, so that a look-up
+// which finds nothing touches no key.
 #pragma once
 
 #include "base/types.h"
@@ -16,25 +17,24 @@ class NumberTable {
   [[nodiscard]] u32 find(u32 hash, const Matches& matches) const {
     if (slots_.empty()) return none;
     const u32 mask = static_cast<u32>(slots_.size()) - 1;
-    for (u32 at = hash & mask; slots_[at] != empty; at = (at + 1) & mask) {
-      if (slots_[at] != removed && matches(slots_[at])) return slots_[at];
+    for (u32 at = hash & mask; slots_[at].number != empty; at = (at + 1) & mask) {
+      if (slots_[at].hash == hash && slots_[at].number != removed && matches(slots_[at].number)) return slots_[at].number;
     }
     return none;
   }
 
-  // `hash_of(number)` is asked for the numbers inside when the table grows. The number must not be inside.
-  template <typename HashOf>
-  void insert(u32 number, const HashOf& hash_of) {
-    if (used_ * 8 >= slots_.size() * 5) grow(hash_of);
-    put(number, hash_of(number));
+  // The number must not be inside.
+  void insert(u32 number, u32 hash) {
+    if (used_ * 8 >= slots_.size() * 5) grow();
+    put({number, hash});
   }
 
-  // The number must be inside.
+  // The number must be inside, with this hash.
   void remove(u32 number, u32 hash) {
     const u32 mask = static_cast<u32>(slots_.size()) - 1;
     u32 at = hash & mask;
-    while (slots_[at] != number) at = (at + 1) & mask;
-    slots_[at] = removed;
+    while (slots_[at].number != number) at = (at + 1) & mask;
+    slots_[at].number = removed;
     --live_;
   }
 
@@ -48,28 +48,32 @@ class NumberTable {
   static constexpr u32 removed = ~0u - 1;
   static constexpr std::size_t smallest = 1024;
 
-  void put(u32 number, u32 hash) {
+  struct Slot {
+    u32 number = empty;
+    u32 hash = 0;
+  };
+
+  void put(const Slot& slot) {
     const u32 mask = static_cast<u32>(slots_.size()) - 1;
-    u32 at = hash & mask;
-    while (slots_[at] != empty) at = (at + 1) & mask;
-    slots_[at] = number;
+    u32 at = slot.hash & mask;
+    while (slots_[at].number != empty) at = (at + 1) & mask;
+    slots_[at] = slot;
     ++used_;
     ++live_;
   }
 
-  template <typename HashOf>
-  void grow(const HashOf& hash_of) {
+  void grow() {
     std::size_t size = smallest;
     while (size < live_ * 3) size *= 2;
-    std::vector<u32> old(size, empty);
+    std::vector<Slot> old(size);
     old.swap(slots_);
     used_ = live_ = 0;
-    for (const u32 number : old) {
-      if (number < removed) put(number, hash_of(number));
+    for (const Slot& slot : old) {
+      if (slot.number < removed) put(slot);
     }
   }
 
-  std::vector<u32> slots_;
+  std::vector<Slot> slots_;
   std::size_t used_ = 0;  // removed ones included
   std::size_t live_ = 0;
 };

@@ -38,7 +38,7 @@ class PageSlots {
     }
     const u32 number = static_cast<u32>(pages_.size());
     pages_.push_back({key, 0, {}});
-    table_.insert(number, [this](u32 n) { return hash(pages_[n].key); });
+    table_.insert(number, hashed);
     return pages_[number];
   }
   void clear() {

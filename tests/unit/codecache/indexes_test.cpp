@@ -47,7 +47,7 @@ TEST(NumberTable, AgreesWithAMap) {
   for (int i = 0; i < 20'000; ++i) {
     if (keys.empty() || (keys.size() < 2000 && random() % 3 != 0)) {
       keys[next] = static_cast<u32>(random() % 5000 * 10'000) + next % 10'000;
-      table.insert(next, [&](u32 n) { return hash(keys.at(n)); });
+      table.insert(next, hash(keys[next]));
       ++next;
     } else {
       const auto victim = std::next(keys.begin(), static_cast<long>(random() % std::min<std::size_t>(keys.size(), 50)));
