@@ -2,7 +2,8 @@
 // use, RDMSR and WRMSR of SYSENTER's registers and of others, LGDT and LIDT of operands in one page and across two, LTR of a descriptor
 // that changes, CPUID of leaves in turn.
 //
-// qemu: deviates (it takes PG without PE, and does not come back)
+// qemu: deviates (it takes PG without PE, and does not come back; without that check: it keeps undefined bits of CR0 and upper bits of
+// IA32_SYSENTER_CS are lost, MSRs that do not exist and LTR of NULL do not fault)
 //
 // expect:
 //   task switched: ok
