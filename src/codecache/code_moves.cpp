@@ -25,7 +25,9 @@ constexpr std::size_t most_places = 4;
 
 // Behind the points: their number, and two bytes for each.
 void CodeCache::keep_addresses(Block& block, const TranslatedBlock& translated) {
-  block.movable = !block.crosses_page && block.key.cs_base == 0 && translated.near_jumps && translated.addresses.size() <= most_addresses &&
+  // Which direct jumps lead over the limit of CS follows from where the block lies, too.
+  const bool flat = block.key.cs_base == 0 && block.key.cs_limit == 0xFFFFFFFF;
+  block.movable = !block.crosses_page && flat && translated.near_jumps && translated.addresses.size() <= most_addresses &&
                   translated.code.size() <= 0xFFFF && may_lie_at(block.key.linear);
   if (!block.movable) return;
   stream_.push_back(static_cast<u8>(translated.addresses.size()));

@@ -11,11 +11,13 @@
 //   other address spaces: ok
 //   written after it moved: ok
 //   near the ends of linear space: ok
+//   in a segment with a limit: ok
 //   PAE: the old place is gone: ok
 //   PAE: old and new place in use: ok
 //   PAE: other address spaces: ok
 //   PAE: written after it moved: ok
 //   PAE: near the ends of linear space: ok
+//   PAE: in a segment with a limit: ok
 // end
 #include "lib/guest.h"
 
@@ -30,12 +32,12 @@ SNIPPET(code,
         "1: call 2f\ndec ecx\njnz 1b\n"
         "call 3f\n" LABEL(code_return) "3: pop edx\n"
         "fld1\n" LABEL(code_fp) "fstp st(0)\nfnstenv [edi]\n"
-        "call 4f + 0x1000 - (4f - 5f)\n"
+        LABEL(code_over) "call 4f + 0x1000 - (4f - 5f)\n"
         "call 6f\n" LABEL(code_second) "6: pop esi\njmp 7f\n"
         "2: inc eax\ncmp eax, 7\njne 8f\nadd eax, 100\n8: ret\n"
         "7: .rept 3\nnop\n.endr\nint 0x80\n"
         "5: 4:\n");
-extern const u8 code_return[], code_fp[], code_second[];
+extern const u8 code_return[], code_fp[], code_second[], code_over[];
 // At the end of the first page's code there is nothing: its `call` lands at code_end + 1000h.
 SNIPPET(second_code, "mov ebx, 0x77\ncall 1f\n1: pop ebp\nret\n");
 SNIPPET(fault_codes, "mov eax, [esi]\nud2\ndiv ecx\ncli\n");
@@ -177,6 +179,28 @@ static void ends(void) {
   }
 }
 
+// A code segment that ends behind the first page at the second place: there the call to the next page is over the limit.
+static void limited(void) {
+  enum { slot = 0x80 };
+  for (u32 n = 0; n < 6; n++) {
+    const u32 inside = place(2 * n), border = place(2 * n + 1);
+    gdt[slot / 8] = descriptor(0, border >> 12, 0x9B, 0xC);
+    for (u32 i = 0; i < 2; i++) {
+      const u32 at = i == 0 ? inside : border;
+      show(&space, at);
+      struct Cpu cpu = ring_cpu(0, (void*)at);
+      cpu.cs = slot;
+      cpu.edi = (u32)environment;
+      run_cpu(&cpu);
+      if (i == 0)
+        check("from the next page", trap.cpu.ebx, 0x77);
+      else
+        check_trap("over the limit", v_protection, 0, (void*)(at + (u32)(code_over - code)));
+      hide(&space, at);
+    }
+  }
+}
+
 static void all(bool pae) {
   space = new_space(pae);
   first_frame = new_page();
@@ -193,6 +217,8 @@ static void all(bool pae) {
   written();
   group(pae ? "PAE: near the ends of linear space" : "near the ends of linear space");
   ends();
+  group(pae ? "PAE: in a segment with a limit" : "in a segment with a limit");
+  limited();
 }
 
 void guest_main(void) {

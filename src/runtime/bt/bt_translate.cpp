@@ -62,7 +62,7 @@ Block* BtEngine::find_or_translate() {
 // Programs lie at other addresses each time they are started, where the guest randomizes them. Asked once for each page of a context, when
 // it first comes there.
 bool BtEngine::adopt_page(const BlockKey& key) {
-  if (!options_.translator.optimizations.on(Optimization::moved_code) || key.cs_base != 0 || any_breakpoint(v_.s)) return false;
+  if (!options_.translator.optimizations.on(Optimization::moved_code) || any_breakpoint(v_.s)) return false;
   if (!cache_.has_blocks({key.physical}) || !v_.mem.no_jumps(key.linear)) return false;
   const Block* const unused = cache_.unused_place(key, [&](u32 linear) { return v_.mem.code_in_use(linear); });
   if (unused == nullptr) return false;

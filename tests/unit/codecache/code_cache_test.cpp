@@ -16,9 +16,9 @@ class CodeCacheTest : public testing::Test {
   CodeCacheTest() : region_(u64{1} << 20), cache_(region_) {}
 
   // A block of three instructions, four bytes each, with one direct exit and an interpret site at its second instruction.
-  Block& install(u64 physical, u32 host_size = 200, u64 second_page = 0, u32 mode = mode::code32) {
+  Block& install(u64 physical, u32 host_size = 200, u64 second_page = 0, u32 mode = mode::code32, u32 cs_limit = 0xFFFFFFFF) {
     GuestBlock guest;
-    guest.key = {physical, static_cast<u32>(physical) + 0xC0000000, mode, 0, 0xFFFFFFFF};
+    guest.key = {physical, static_cast<u32>(physical) + 0xC0000000, mode, 0, cs_limit};
     guest.length = 12;
     guest.crosses_page = second_page != 0;
     TranslatedBlock translated;
@@ -162,7 +162,7 @@ TEST_F(CodeCacheTest, MovedPage) {
   cache_.check_invariants();
 }
 
-// Where a jump could lead around the end of linear space, blocks die instead.
+// Where a jump could lead around the end of linear space or over a limit, blocks die instead.
 TEST_F(CodeCacheTest, PagesThatDoNotMove) {
   for (const u32 linear : {0x0FFFF000u, 0xF0000000u}) {
     Block& block = install(0x2000);
@@ -173,6 +173,12 @@ TEST_F(CodeCacheTest, PagesThatDoNotMove) {
     EXPECT_EQ(cache_.find(key), nullptr);
     cache_.check_invariants();
   }
+  Block& limited = install(0x2000, 200, 0, mode::code32, 0xD0000000);
+  EXPECT_FALSE(limited.movable);
+  BlockKey key = limited.key;
+  key.linear = 0x40002000;
+  cache_.move_page(limited, key);
+  EXPECT_FALSE(limited.valid);
   EXPECT_EQ(cache_.counters().moved, 0u);
 }
 
