@@ -47,6 +47,19 @@ void copy_cache(x86::Assembler& a, unsigned number, const x86::Gp& from, i32 at)
   a.mov(field(exported + 8, 4), x86::r10d);
 }
 
+// The descriptor of the selector in r8d, which is not of the LDT: r11d = its offset in the GDT, r10d = its linear address.
+void find_in_gdt(x86::Assembler& a, const Label& other) {
+  a.mov(x86::r11d, x86::r8d);
+  a.or_(x86::r11d, 7);
+  a.cmp(x86::r11d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, limit)), 4));
+  a.ja(other);
+  a.and_(x86::r11d, 0xFFF8);
+  a.mov(x86::r10d, x86::r11d);
+  a.add(x86::r10d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, base)), 4));
+  a.test(x86::r10d, 7);  // else it may lie in two pages
+  a.jnz(other);
+}
+
 void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, Stubs& stubs) {
   const unsigned number = static_cast<unsigned>(segment);
   const i32 check = offset::segment_check(number);
@@ -61,15 +74,7 @@ void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, S
   // The descriptor, if it lies in the GDT and the table has its page.
   a.test(x86::r8d, 4);
   a.jnz(other);
-  a.mov(x86::r11d, x86::r8d);
-  a.or_(x86::r11d, 7);
-  a.cmp(x86::r11d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, limit)), 4));
-  a.ja(other);
-  a.and_(x86::r11d, 0xFFF8);
-  a.mov(x86::r10d, x86::r11d);
-  a.add(x86::r10d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, base)), 4));
-  a.test(x86::r10d, 7);  // else it may lie in two pages
-  a.jnz(other);
+  find_in_gdt(a, other);
   a.and_(x86::r11d, (EmittedLink::loaded_count - 1) * 8);
   a.lea(x86::r11, x86::ptr(x86::r15, x86::r11, 3, 0));
   a.cmp(x86::r8w, x86::word_ptr(x86::r11, loaded_at(offsetof(LoadedDescriptor, cache) + offsetof(SegmentCache, selector))));
@@ -127,23 +132,16 @@ void emit_load_task(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   a.jne(other);
   a.test(x86::r8d, 0xFFF8);
   a.jz(other);
-  a.mov(x86::r11d, x86::r8d);
-  a.or_(x86::r11d, 7);
-  a.cmp(x86::r11d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, limit)), 4));
-  a.ja(other);
-  a.and_(x86::r8d, 0xFFF8);
-  a.add(x86::r8d, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, base)), 4));
-  a.test(x86::r8d, 7);  // else it may lie in two pages
-  a.jnz(other);
-  a.mov(x86::r10d, x86::r8d);
-  a.shr(x86::r10d, page_shift);
-  a.mov(x86::r10, x86::ptr(x86::r13, x86::r10, 3, static_cast<i32>(write_table)));
-  a.test(x86::r10, x86::r10);
+  find_in_gdt(a, other);
+  a.mov(x86::r8d, x86::r10d);
+  a.shr(x86::r8d, page_shift);
+  a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(write_table)));
+  a.test(x86::r8, x86::r8);
   a.jz(other);
-  a.mov(x86::r11, x86::ptr(x86::r10, x86::r8));
+  a.mov(x86::r11, x86::ptr(x86::r8, x86::r10));
   a.cmp(x86::r11, field(offset::task + static_cast<i32>(offsetof(KnownTask, bytes)), 8));
   a.jne(other);
-  a.or_(x86::byte_ptr(x86::r10, x86::r8, 0, busy_byte), 2);
+  a.or_(x86::byte_ptr(x86::r8, x86::r10, 0, busy_byte), 2);
   a.mov(x86::r10, field(cache, 8));
   a.mov(field(offset::tr, 8), x86::r10);
   a.mov(x86::r10d, field(cache + 8, 4));
