@@ -1,6 +1,7 @@
 #include "engine_executor.h"
 
 #include <fmt/format.h>
+#include <time.h>
 
 #include <algorithm>
 #include <cstring>
@@ -11,6 +12,13 @@ namespace ring3::hostcpu {
 namespace {
 
 constexpr u64 cache_bytes = 8u << 20;
+constexpr u64 patience = 500'000'000;  // ns of CPU time that a program may run
+
+u64 cpu_time() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<u64>(t.tv_sec) * 1'000'000'000u + static_cast<u64>(t.tv_nsec);
+}
 
 bool pushes_error_code(u32 vector) { return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17; }
 
@@ -53,22 +61,32 @@ void EngineExecutor::run(const Batch& batch, const Program& program, u32 first, 
   observer_ = &observer;
   current_ = first;
   end_ = first + count;
-  if (count == 0) return;
-  observer.before(current_);
-  guest_.enter(batch, program, batch.state[current_]);
   guest_.bus.watcher = this;
-  guest_.bus.stop = false;
-  const StopInfo stop = engine_->run();
-  if (stop.reason == StopReason::bus_request) return;
-  failure_ = fmt::format("stopped at {:#x}: {}", state_.eip, stop.detail);
-  outcome_.vector = not_run;
-  (void)observer.after(current_, outcome_);
+  while (current_ != end_) {
+    observer.before(current_);
+    guest_.enter(batch, program, batch.state[current_]);
+    guest_.bus.stop = endless_ = false;
+    started_ = cpu_time();
+    const StopInfo stop = engine_->run();
+    const bool ended = stop.reason == StopReason::bus_request;
+    if (ended && !endless_) return;
+    if (!ended) failure_ = fmt::format("stopped at {:#x}: {}", state_.eip, stop.detail);
+    outcome_.vector = ended ? endless : not_run;
+    if (!observer.after(current_, outcome_) || !ended) return;
+    ++current_;
+  }
+}
+
+bool EngineExecutor::overran() {
+  endless_ = cpu_time() - started_ > patience;
+  return endless_;
 }
 
 bool EngineExecutor::program_left() {
   take_outcome();
   if (!observer_->after(current_, outcome_) || ++current_ == end_) return false;
   observer_->before(current_);
+  started_ = cpu_time();
   guest_.enter_from_handler(*batch_, *program_, batch_->state[current_]);
   return true;
 }

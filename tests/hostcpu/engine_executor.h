@@ -52,6 +52,7 @@ class EngineExecutor final : private ProgramWatcher {
 
  private:
   bool program_left() override;
+  bool overran() override;
   void take_outcome();
   [[nodiscard]] const Stepper& stepper() const { return bt_ != nullptr ? bt_->stepper() : interp_->stepper(); }
 
@@ -71,6 +72,8 @@ class EngineExecutor final : private ProgramWatcher {
   StateObserver* observer_ = nullptr;
   u32 current_ = 0;
   u32 end_ = 0;
+  u64 started_ = 0;       // CPU time at which the current state began, ns
+  bool endless_ = false;  // it has run for too long
   Outcome outcome_;
 };
 

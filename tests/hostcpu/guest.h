@@ -18,6 +18,8 @@ class ProgramWatcher {
   virtual ~ProgramWatcher() = default;
   // The OUT that says so is being executed. May put the CPU into another program. False: the engine is to return.
   virtual bool program_left() = 0;
+  // Asked now and then while a program runs. True: it has run for too long, the engine is to return.
+  virtual bool overran() = 0;
 };
 
 // No devices, no interrupts; a write to `stop_port` goes to the watcher.
@@ -33,7 +35,9 @@ class StopBus final : public Bus {
   void mmio_write(PhysAddr, unsigned, u64) override {}
   [[nodiscard]] bool interrupt_requested() const override { return false; }
   u8 acknowledge_interrupt() override { return 0; }
-  void service() override {}
+  void service() override {
+    if (watcher->overran()) stop = true;
+  }
   [[nodiscard]] std::optional<Nanoseconds> next_deadline() const override { return std::nullopt; }
   void wait_for_event() override {}
   [[nodiscard]] bool stop_requested() const override { return stop; }
