@@ -143,6 +143,8 @@ bool Emitter::emit_copy(const Insn& insn) {
   if (insn.has_memory && size == 0) return false;
 
   const Family family = insn.info().family;
+  // Reals of 80 bits and images are accessed in pieces, each of which wraps at 64 KiB with a 16-bit address.
+  if (family == Family::x87 && insn.address_size == 2 && size > 8) return false;
   if (family == Family::x87 || family == Family::mmx || family == Family::sse) check_fpu();
   if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read, aligned);
   if (insn.row == Row::fldcw) fault_if_unmasking();
