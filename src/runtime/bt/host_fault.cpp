@@ -100,8 +100,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
               .write = write,
               .address_known = address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
-  if (r->steps != 0) uc->uc_mcontext.gregs[REG_EFL] &= ~trap_flag;
-  r->steps = 0;
+  if (r->stepped != 0) uc->uc_mcontext.gregs[REG_EFL] &= ~trap_flag;
+  r->stepped = 0;
 }
 
 // Leaves emitted code if a guest instruction begins here; else lets the host do one instruction and comes again. Gives up in stubs, as the
@@ -111,7 +111,9 @@ void stop_or_step(FaultGuard::Record& r, ucontext_t* uc) {
   const u64 pc = static_cast<u64>(regs[REG_RIP]);
   regs[REG_EFL] &= ~trap_flag;
   const unsigned steps = std::exchange(r.steps, 0);
+  // (The timer may have come on top of `on_step`, which then has the step still before it.)
   if (r.boundaries == nullptr || pc < r.code_begin || pc >= r.code_end) return;
+  r.stepped = 0;
   if (r.boundaries->at_boundary(pc)) {
     r.fault = {.pc = pc, .signal = timer_signal()};
     regs[REG_RIP] = static_cast<greg_t>(r.exit_fault);
@@ -129,12 +131,13 @@ void on_step(int signal, siginfo_t* info, void* context) {
   FaultGuard::Record* r = current;
   auto* uc = static_cast<ucontext_t*>(context);
   // Some virtual machines leave out the reason (DR6.BS), and the kernel then says TRAP_BRKPT instead of TRAP_TRACE.
-  if (r == nullptr || r->stepped == 0) {
+  const u64 stepped = r != nullptr ? std::exchange(r->stepped, 0) : 0;
+  if (stepped == 0) {
     pass_on(signal, info, context);
     return;
   }
   constexpr u8 pushf = 0x9C;
-  if (*reinterpret_cast<const u8*>(r->stepped) == pushf) *reinterpret_cast<u64*>(uc->uc_mcontext.gregs[REG_RSP]) &= ~u64{trap_flag};
+  if (*reinterpret_cast<const u8*>(stepped) == pushf) *reinterpret_cast<u64*>(uc->uc_mcontext.gregs[REG_RSP]) &= ~u64{trap_flag};
   stop_or_step(*r, uc);
 }
 

@@ -66,7 +66,7 @@ class FaultGuard {
     volatile std::sig_atomic_t event = 0;
     CodeCache* boundaries = nullptr;
     unsigned steps = 0;  // that may still be made to the next boundary
-    u64 stepped = 0;     // pc before the last one
+    u64 stepped = 0;     // pc before the step that goes on; 0: none does
   };
 
  private:
