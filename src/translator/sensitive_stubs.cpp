@@ -1,5 +1,6 @@
-// Shared code for sensitive instructions that are too long to be emitted at every site: loads of data segment registers, SYSENTER and
-// SYSEXIT. Each makes its checks before it changes anything, and hands the instruction to the interpreter if one of them fails.
+// Shared code for sensitive instructions that are too long to be emitted at every site: loads of data segment registers and TR, CPUID,
+// SYSENTER and SYSEXIT. Each makes its checks before it changes anything, and hands the instruction to the interpreter if one of them
+// fails.
 #include <asmjit/x86.h>
 
 #include <array>
@@ -60,6 +61,23 @@ void find_in_gdt(x86::Assembler& a, const Label& other) {
   a.jnz(other);
 }
 
+// r8 = the table's entry for the linear address in r10d.
+void find_entry(x86::Assembler& a, u64 table, const Label& other) {
+  a.mov(x86::r8d, x86::r10d);
+  a.shr(x86::r8d, page_shift);
+  a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(table)));
+  a.test(x86::r8, x86::r8);
+  a.jz(other);
+}
+
+// The end of a stub that was called and cannot do the instruction.
+void hand_over(x86::Assembler& a, const Label& interpret) {
+  restore_flags(a);
+  a.mov(x86::r10d, 10);
+  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
+  a.jmp(interpret);
+}
+
 void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, Stubs& stubs) {
   const unsigned number = static_cast<unsigned>(segment);
   const i32 check = offset::segment_check(number);
@@ -83,11 +101,7 @@ void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, S
     a.cmp(x86::dword_ptr(x86::r11, loaded_at(offsetof(LoadedDescriptor, from_zero))), 1);
     a.jne(other);
   }
-  a.mov(x86::r8d, x86::r10d);
-  a.shr(x86::r8d, page_shift);
-  a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(read_table)));
-  a.test(x86::r8, x86::r8);
-  a.jz(other);
+  find_entry(a, read_table, other);
   a.mov(x86::r8, x86::ptr(x86::r8, x86::r10));
   a.cmp(x86::r8, x86::qword_ptr(x86::r11, loaded_at(offsetof(LoadedDescriptor, bytes))));
   a.jne(other);
@@ -114,10 +128,7 @@ void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, S
     a.jmp(done);
   }
   a.bind(other);
-  restore_flags(a);
-  a.mov(x86::r10d, 10);
-  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
-  a.jmp(interpret);
+  hand_over(a, interpret);
 }
 
 // A task register takes the TSS that it was loaded with before, if it is available as it was then (SDM vol. 2, LTR).
@@ -133,11 +144,7 @@ void emit_load_task(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   a.test(x86::r8d, 0xFFF8);
   a.jz(other);
   find_in_gdt(a, other);
-  a.mov(x86::r8d, x86::r10d);
-  a.shr(x86::r8d, page_shift);
-  a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(write_table)));
-  a.test(x86::r8, x86::r8);
-  a.jz(other);
+  find_entry(a, write_table, other);
   a.mov(x86::r11, x86::ptr(x86::r8, x86::r10));
   a.cmp(x86::r11, field(offset::task + static_cast<i32>(offsetof(KnownTask, bytes)), 8));
   a.jne(other);
@@ -150,10 +157,7 @@ void emit_load_task(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   a.mov(x86::r10d, 10);
   a.ret();
   a.bind(other);
-  restore_flags(a);
-  a.mov(x86::r10d, 10);
-  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
-  a.jmp(interpret);
+  hand_over(a, interpret);
 }
 
 // What the CPU model said before: it follows from leaf, subleaf and CR4.
@@ -182,9 +186,7 @@ void emit_cpuid(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   for (std::size_t i = 0; i < registers.size(); ++i) a.mov(registers[i], answer(offsetof(CpuidAnswer, registers) + 4 * i));
   a.ret();
   a.bind(other);
-  restore_flags(a);
-  a.lea(x86::rsp, x86::ptr(x86::rsp, 8));
-  a.jmp(interpret);
+  hand_over(a, interpret);
 }
 
 // The flat segment that SYSENTER and SYSEXIT load, its selector in r11d without more bits. r10 = minus 4 GiB. Changes r11.
