@@ -26,7 +26,7 @@ CodeCache::CodeCache(CodeRegion& region) : region_(region) {
 }
 
 Block* CodeCache::find(const BlockKey& key) const {
-  const u32 number = by_key_.find(hash(key), [&](u32 n) { return blocks_[n].key == key; });
+  const u32 number = by_key_.find(key.hash(), [&](u32 n) { return blocks_[n].key == key; });
   return number == NumberTable::none ? nullptr : const_cast<Block*>(&blocks_[number]);
 }
 
@@ -68,7 +68,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
     sites_.push_back({number, site.point});
   }
   next_ = (next_ + block.host_size + 15u) & ~15u;
-  by_key_.insert(number, hash(block.key));
+  by_key_.insert(number, block.key.hash());
   block.landing = find_landing(block.key);
   slots_.add(block.page_key());
   index_pages(block, second_page);
@@ -93,7 +93,7 @@ BlockKey CodeCache::target_key(const Exit& exit) const {
 }
 
 u32 CodeCache::find_landing(const BlockKey& key) const {
-  return landings_.find(hash(key), [&](u32 n) { return target_key(exits_[n]) == key; });
+  return landings_.find(key.hash(), [&](u32 n) { return target_key(exits_[n]) == key; });
 }
 
 // A new landing, or one whose call shared that of a block which is dead now: it becomes the one of its return address if there is none;
@@ -102,7 +102,7 @@ void CodeCache::join_landing(u32 number) {
   const BlockKey behind = target_key(exits_[number]);
   const u32 with = find_landing(behind);
   if (with == NumberTable::none) {
-    landings_.insert(number, hash(behind));
+    landings_.insert(number, behind.hash());
     if (Block* block = find(behind)) block->landing = number;
   } else {
     share_call(number - 1, with - 1);
@@ -285,7 +285,7 @@ void CodeCache::kill(Block& block) {
     if (is_landing(exits_[number].kind)) {
       const BlockKey behind = target_key(exits_[number]);
       if (find_landing(behind) == number) {
-        landings_.remove(number, hash(behind));
+        landings_.remove(number, behind.hash());
         if (Block* led_to = find(behind)) led_to->landing = Block::none;
       }
     }
@@ -312,7 +312,7 @@ void CodeCache::kill(Block& block) {
   entry[6] = 0xE9;
   const u32 displacement = stubs_.miss - (block.host_offset + 11);
   std::memcpy(entry + 7, &displacement, 4);
-  by_key_.remove(block.number, hash(block.key));
+  by_key_.remove(block.number, block.key.hash());
   slots_.remove(block.page_key());
   pages_.remove(block.first_piece);
   if (block.crosses_page) pages_.remove(block.first_piece + 1);

@@ -132,9 +132,6 @@ class CodeCache {
     u32 point = 0;
   };
 
-  [[nodiscard]] static u32 hash(const BlockKey& k) {
-    return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
-  }
   void gather_slots(const Block& block, std::vector<PageSlots::Slot>& slots) const;
   void index_pages(Block& block, u64 second_page);
   void index_host(const Block& block);
@@ -164,11 +161,11 @@ class CodeCache {
   std::deque<Exit> exits_;
   std::deque<StoredSite> sites_;
   ByteArena points_;
-  std::vector<u8> stream_;    // of the block that is being installed
-  std::vector<u32> orphans_;  // calls that shared one of the block that is being killed
-  std::vector<u32> moved_landings_;
-  std::vector<u32> victims_;  // of the invalidation that is going on
-  std::vector<u32> on_page_;  // scratch of `slots_beside`
+  std::vector<u8> stream_;           // of the block that is being installed
+  std::vector<u32> orphans_;         // calls that shared one of the block that is being killed
+  std::vector<u32> moved_landings_;  // of the page that is being moved
+  std::vector<u32> victims_;         // of the invalidation that is going on
+  std::vector<u32> on_page_;         // scratch of `slots_beside` and `unused_place`
   std::vector<PageSlots::Slot> own_slots_;
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<std::array<u64, 2>> execution_counters_;

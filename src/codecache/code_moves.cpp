@@ -86,12 +86,12 @@ void CodeCache::move_page(const Block& from, const BlockKey& key) {
   moved_landings_.clear();
   for (const u32 number : victims_) {
     const Block& block = blocks_[number];
-    by_key_.remove(number, hash(block.key));
+    by_key_.remove(number, block.key.hash());
     for (const u32 exit : block.exits()) {
       if (!is_landing(exits_[exit].kind)) continue;
       const BlockKey behind = target_key(exits_[exit]);
       if (find_landing(behind) != exit) continue;
-      landings_.remove(exit, hash(behind));
+      landings_.remove(exit, behind.hash());
       moved_landings_.push_back(exit);
     }
   }
@@ -103,8 +103,8 @@ void CodeCache::move_page(const Block& from, const BlockKey& key) {
     for (const u32 exit : block.exits()) exits_[exit].target += distance;
     move_code(block, distance);
   }
-  for (const u32 number : victims_) by_key_.insert(number, hash(blocks_[number].key));
-  for (const u32 exit : moved_landings_) landings_.insert(exit, hash(target_key(exits_[exit])));
+  for (const u32 number : victims_) by_key_.insert(number, blocks_[number].key.hash());
+  for (const u32 exit : moved_landings_) landings_.insert(exit, target_key(exits_[exit]).hash());
   pages_.note_change({key.physical});
   counters_.moved += victims_.size();
   ++generation_;

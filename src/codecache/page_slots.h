@@ -27,7 +27,7 @@ class PageSlots {
   // A new one has no slots. The first time that a key is asked for, what is returned is for once: programs that never lie at the same
   // addresses again would fill the table. Else the reference holds until `clear`.
   [[nodiscard]] Page& of(const BlockKey& key) {
-    const u32 hashed = hash(key);
+    const u32 hashed = key.hash();
     const u32 known = table_.find(hashed, [&](u32 n) { return pages_[n].key == key; });
     if (known != NumberTable::none) return pages_[known];
     u32& seen = seen_[hashed % seen_.size()];
@@ -59,12 +59,8 @@ class PageSlots {
   [[nodiscard]] bool at_most_one(const BlockKey& key) { return count_of(key) <= 1; }
 
  private:
-  [[nodiscard]] static u32 hash(const BlockKey& k) {
-    return static_cast<u32>(((k.physical ^ (u64{k.linear} << 20) ^ (u64{k.mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
-  }
-
   static constexpr u8 many = 255;  // and for good
-  [[nodiscard]] u8& count_of(const BlockKey& key) { return counts_[hash(key) >> 16]; }
+  [[nodiscard]] u8& count_of(const BlockKey& key) { return counts_[key.hash() >> 16]; }
 
   std::deque<Page> pages_;
   NumberTable table_;

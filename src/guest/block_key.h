@@ -36,6 +36,9 @@ struct BlockKey {
     return mode == other.mode && cs_base == other.cs_base && cs_limit == other.cs_limit;
   }
   bool operator==(const BlockKey&) const = default;
+  [[nodiscard]] u32 hash() const {
+    return static_cast<u32>(((physical ^ (u64{linear} << 20) ^ (u64{mode} << 52)) * 0x9E3779B97F4A7C15u) >> 32);
+  }
 };
 
 }  // namespace ring3

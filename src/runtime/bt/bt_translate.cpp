@@ -1,7 +1,6 @@
 // From an address to an installed block.
 #include <x86intrin.h>
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "guest/breakpoints.h"
