@@ -74,7 +74,7 @@
   X(into, INTO, control, base, runtime, 0x800, 0x0, 0x0) \
   X(invd, INVD, system, i486, runtime, 0x0, 0x0, 0x0) \
   X(invlpg, INVLPG, system, i486, runtime, 0x0, 0x0, 0x0) \
-  X(iret, IRET, control, base, runtime, 0x0, 0xCD5, 0x0) \
+  X(iret, IRET, control, base, in_cache, 0x0, 0xCD5, 0x0) \
   X(jb, JB, control, base, expand, 0x1, 0x0, 0x0) \
   X(jbe, JBE, control, base, expand, 0x41, 0x0, 0x0) \
   X(jcxz, JCXZ, control, base, runtime, 0x0, 0x0, 0x0) \

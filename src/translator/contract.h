@@ -125,6 +125,8 @@ inline constexpr i32 sysenter_esp = offsetof(CpuState, sysenter_esp);
 inline constexpr i32 sysenter_eip = offsetof(CpuState, sysenter_eip);
 static_assert(sysenter_esp == sysenter_cs + 4 && sysenter_eip == sysenter_cs + 8);  // as the numbers of the MSRs
 inline constexpr i32 cpl = offsetof(CpuState, cpl);
+inline constexpr i32 nmi_masked = offsetof(CpuState, nmi_masked);
+inline constexpr i32 dr7 = offsetof(CpuState, dr) + 7 * sizeof(u32);
 [[nodiscard]] constexpr i32 segment(unsigned number) { return static_cast<i32>(offsetof(CpuState, seg) + number * sizeof(SegmentCache)); }
 [[nodiscard]] constexpr i32 exported(unsigned number) {
   return link + static_cast<i32>(offsetof(EmittedLink, exported) + number * sizeof(SegmentCache));

@@ -186,6 +186,7 @@ bool Emitter::emit_control(const Insn& insn) {
     case Row::loope:
     case Row::loopne:
     case Row::jecxz: return emit_loop(insn);
+    case Row::iret: return emit_interrupt_return();
     case Row::jcxz: return false;  // CX has no form in 64-bit mode
     default:
       if (o.kind != OperandKind::rel || insn.operand_count != 1) return false;

@@ -159,6 +159,9 @@ class Emitter {
   bool emit_load_table(const Insn& insn, i32 table);
   bool emit_load_segment(const Insn& insn);
   bool emit_fast_system_call(bool exit);
+  bool emit_interrupt_return();
+  // Mode bits of another CPL, all segments flat.
+  [[nodiscard]] u32 flat_mode(u32 cpl_bit) const;
   // The arithmetic flags to r9 and back, so that glue may use them.
   void save_flags(const Gp& scratch = asmjit::x86::r11);
   void restore_flags(const Gp& scratch = asmjit::x86::r11);

@@ -142,15 +142,29 @@ bool Emitter::emit_load_segment(const Insn& insn) {
   return true;
 }
 
+u32 Emitter::flat_mode(u32 cpl_bit) const {
+  constexpr u32 by_privilege = mode::user | mode::cpl0 | mode::tsc_faults | mode::alignment_checks | mode::window;
+  return (key_.mode & ~by_privilege) | mode::code32 | mode::stack32 | mode::cs_flat | cpl_bit;
+}
+
 // With DS, ES and SS flat, and FS and GS plain, the segments that are loaded decide the mode on the other side. Whether there is a window
 // is known to the tables alone.
 bool Emitter::emit_fast_system_call(bool exit) {
   if ((key_.mode & (mode::ds_es_ss_flat | mode::fs_gs_checked)) != mode::ds_es_ss_flat) return false;
-  constexpr u32 by_privilege = mode::user | mode::cpl0 | mode::tsc_faults | mode::alignment_checks | mode::window;
-  constexpr u32 flat = mode::code32 | mode::stack32 | mode::cs_flat;
-  a_.mov(x86::r8d, (key_.mode & ~by_privilege) | flat | (exit ? mode::user : mode::cpl0));
+  a_.mov(x86::r8d, flat_mode(exit ? mode::user : mode::cpl0));
   name_interpret_site();
   a_.jmp(Imm(base_ + (exit ? stubs_.sysexit : stubs_.sysenter)));
+  ended_ = true;
+  return true;
+}
+
+// From one flat segment to another, as SYSEXIT.
+bool Emitter::emit_interrupt_return() {
+  constexpr u32 flat = mode::cpl0 | mode::stack32 | mode::cs_flat | mode::ds_es_ss_flat | mode::protected_mode;
+  if (!options_.optimizations.on(Optimization::transfers) || (key_.mode & (flat | mode::fs_gs_checked)) != flat) return false;
+  a_.mov(x86::r8d, flat_mode(mode::user));
+  name_interpret_site();
+  a_.jmp(Imm(base_ + stubs_.iret));
   ended_ = true;
   return true;
 }

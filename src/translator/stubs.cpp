@@ -188,6 +188,7 @@ Stubs emit_stubs(u64 base, std::vector<u8>& code) {
   emit_go_on(a, p);
   emit_look_up_stubs(a, p.missed, p.mxcsr, stubs);
   emit_sensitive_stubs(a, p.interpret, stubs);
+  emit_transfer_stubs(a, p.interpret, stubs);
   a.bind(p.missed);
   emit_store_registers(a);
   a.mov(field(offset::exit_reason, 4), static_cast<u32>(ExitReason::miss));

@@ -34,6 +34,7 @@ struct Stubs {
   u32 cpuid = 0;                                  // called; r8 r9 r11 change
   u32 sysenter = 0;                               // r8d = the mode that it leads to
   u32 sysexit = 0;
+  u32 iret = 0;  // r8d = the mode at CPL 3
   u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
   u32 end = 0;    // first free offset
 };
@@ -42,6 +43,8 @@ struct Stubs {
 [[nodiscard]] Stubs emit_stubs(u64 base, std::vector<u8>& code);
 // A part of it, in sensitive_stubs.cpp: `interpret` is what exit_argument is for.
 void emit_sensitive_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
+// The same, in transfer_stubs.cpp.
+void emit_transfer_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
 // A part of it, in look_up_stubs.cpp.
 void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& missed, const asmjit::Label& mxcsr, Stubs& stubs);
 

@@ -48,6 +48,7 @@ TranslatorOptions complete(TranslatorOptions options, const CpuModel& model, boo
   if (lockstep) {
     options.interpreted_families |= 1u << static_cast<unsigned>(Family::system);
     options.optimizations.switch_off(Optimization::direct);
+    options.optimizations.switch_off(Optimization::transfers);
     options.optimizations.switch_off(Optimization::steps);
   }
   return options;

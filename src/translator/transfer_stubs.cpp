@@ -1,0 +1,254 @@
+// Ways between ring 0 and ring 3 as shared code: what runtime/system/flat_transfers.cpp does, for descriptors of one form alone (32-bit,
+// 4 GiB from 0, accessed). Everything is compared before anything changes; what differs goes to the interpreter.
+#include <asmjit/x86.h>
+
+#include <array>
+
+#include "guest/block_key.h"
+#include "translator/contract.h"
+#include "translator/stubs.h"
+
+namespace ring3 {
+
+using namespace asmjit;
+using namespace contract;
+
+namespace {
+
+x86::Mem field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
+x86::Mem view(bool user, std::size_t member, u32 size) {
+  return field(offset::view + static_cast<i32>((user ? 1 : 0) * sizeof(SelectedView) + member), size);
+}
+
+// SegmentCache::attributes of the flat segments of a ring, and their descriptors.
+constexpr u32 code_attributes(u32 level) { return 0xC09B | level << 5; }
+constexpr u32 data_attributes(u32 level) { return 0xC093 | level << 5; }
+constexpr u64 flat_descriptor(u32 attributes) { return u64{0x000F0000 | attributes << 8} << 32 | 0xFFFF; }
+constexpr u32 system_part = flag::iopl | flag::nt | flag::ac | flag::id;
+
+// Registers that the stubs compute with. The guest's are kept at their place in CpuState.
+constexpr std::array kept{eax, ecx, edx, ebx};
+void keep_registers(x86::Assembler& a) {
+  for (const unsigned reg : kept) a.mov(field(offset::gpr + static_cast<i32>(4 * reg), 4), x86::gpd(reg));
+}
+void restore_registers(x86::Assembler& a) {
+  for (const unsigned reg : kept) a.mov(x86::gpd(reg), field(offset::gpr + static_cast<i32>(4 * reg), 4));
+}
+
+// r11 = entry of `table` for the linear address in the register; the table is that of the context in `tables`. Changes rbx.
+void find_entry(x86::Assembler& a, const x86::Gp& tables, u64 table, const x86::Gp& linear, const x86::Gp& entry, const Label& other) {
+  a.mov(x86::ebx, linear);
+  a.shr(x86::ebx, page_shift);
+  a.mov(entry, x86::ptr(tables, x86::rbx, 3, static_cast<i32>(table)));
+  a.test(entry, entry);
+  a.jz(other);
+}
+
+// Do `size` bytes from the linear address lie in two pages? Changes rbx.
+void refuse_crossing(x86::Assembler& a, const x86::Gp& linear, u32 size, const Label& other) {
+  a.mov(x86::ebx, linear);
+  a.and_(x86::ebx, page_mask);
+  a.cmp(x86::ebx, page_size - size);
+  a.ja(other);
+}
+
+// rax = the eight bytes at the linear address in eax, which the tables reach. Changes rbx.
+void load_eight(x86::Assembler& a, const x86::Gp& tables, const Label& other) {
+  a.test(x86::eax, 7);  // else they may lie in two pages
+  a.jnz(other);
+  find_entry(a, tables, read_table, x86::eax, x86::rbx, other);
+  a.mov(x86::rax, x86::ptr(x86::rbx, x86::rax));
+}
+
+// Is the descriptor of the selector, which is not of the LDT, the flat one with these attributes? Changes rax and rbx.
+void want_descriptor(x86::Assembler& a, const x86::Gp& tables, const x86::Gp& selector, u32 attributes, const Label& other) {
+  a.mov(x86::eax, selector);
+  a.or_(x86::eax, 7);
+  a.cmp(x86::eax, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, limit)), 4));
+  a.ja(other);
+  a.and_(x86::eax, 0xFFF8);
+  a.jz(other);  // NULL
+  a.add(x86::eax, field(offset::gdtr + static_cast<i32>(offsetof(DescriptorTable, base)), 4));
+  load_eight(a, tables, other);
+  a.mov(x86::rbx, Imm(flat_descriptor(attributes)));
+  a.cmp(x86::rax, x86::rbx);
+  a.jne(other);
+}
+
+// Is the register's cache the flat one with these attributes? Base and limit follow from the mode.
+void want_attributes(x86::Assembler& a, Seg segment, u32 attributes, const Label& other) {
+  const i32 at = offset::segment(static_cast<unsigned>(segment)) + static_cast<i32>(offsetof(SegmentCache, attributes));
+  a.cmp(field(at, 2), attributes);
+  a.jne(other);
+}
+
+// Selector and attributes change; base, limit, and what follows from them and from the type, are the same for all flat segments.
+void set_segment(x86::Assembler& a, Seg segment, const x86::Gp& selector, u32 attributes) {
+  const unsigned number = static_cast<unsigned>(segment);
+  a.or_(selector, attributes << 16);
+  a.mov(field(offset::segment(number), 4), selector);
+  a.mov(field(offset::exported(number), 4), selector);
+}
+
+void take_tables(x86::Assembler& a) {
+  a.mov(field(offset::context, 8), x86::r13);
+  a.mov(x86::r14, Imm(window));
+  a.add(x86::r14, x86::r13);
+}
+
+// r12 from esp in r12d. Changes rbx.
+void set_esp(x86::Assembler& a) {
+  a.mov(x86::rbx, field(offset::esp_base_mask, 8));
+  a.and_(x86::rbx, x86::r14);
+  a.add(x86::r12, x86::rbx);
+}
+
+// The arithmetic flags of the EFLAGS in `from`. Changes eax and ecx.
+void set_flags(x86::Assembler& a, const x86::Gp& from) {
+  a.mov(x86::eax, from);
+  a.mov(x86::ecx, from);
+  a.shr(x86::ecx, 11);
+  a.and_(x86::ecx, 1);
+  a.add(x86::cl, 0x7F);  // OF
+  a.mov(x86::ah, x86::al);
+  a.sahf();
+}
+
+void jump(x86::Assembler& a) {
+  a.mov(x86::r10d, 10);
+  a.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(jump_table)));
+  a.lea(x86::r9, x86::ptr(x86::r15, x86::r9, 0, static_cast<i32>(state_distance)));
+  a.jmp(x86::r9);
+}
+
+// A data segment register keeps what ring 3 may use; anything else would be made NULL (SDM vol. 2, IRET). Changes eax.
+void want_kept_segments(x86::Assembler& a, const Label& other) {
+  const auto cache = [](Seg segment) { return field(offset::segment(static_cast<unsigned>(segment)), 4); };
+  constexpr u32 level = 0x60u << 16, level_present = 0xE0u << 16;
+  a.mov(x86::eax, cache(Seg::ds));
+  a.and_(x86::eax, cache(Seg::es));
+  a.and_(x86::eax, level);
+  a.cmp(x86::eax, level);
+  a.jne(other);
+  for (const Seg segment : {Seg::fs, Seg::gs}) {
+    const Label fine = a.newLabel();
+    a.mov(x86::eax, cache(segment));
+    a.test(x86::eax, x86::eax);  // NULL, and the selector is 0
+    a.jz(fine);
+    a.and_(x86::eax, level_present);
+    a.cmp(x86::eax, level_present);
+    a.jne(other);
+    a.bind(fine);
+  }
+}
+
+// In: r8d = the mode at CPL 3. In the stub: edx = new EFLAGS, ecx = new CS, r11 = host address of the frame, r10 = new poll.
+void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
+  constexpr u32 same_ring = 12, both_stacks = 20;
+  const Label other = a.newLabel(), outer = a.newLabel(), common = a.newLabel();
+  const Label no_rf = a.newLabel(), no_if = a.newLabel(), no_df = a.newLabel();
+  keep_registers(a);
+  a.lahf();
+  a.seto(x86::al);
+  a.mov(x86::r9d, x86::eax);
+  refuse_crossing(a, x86::r12d, same_ring, other);
+  find_entry(a, x86::r13, read_table, x86::r12d, x86::r11, other);
+  a.mov(x86::ebx, x86::r12d);
+  a.add(x86::r11, x86::rbx);
+  a.mov(x86::edx, x86::dword_ptr(x86::r11, 8));
+  a.test(x86::edx, flag::vm | flag::tf);
+  a.jnz(other);
+  a.test(field(offset::system_flags, 4), flag::nt);
+  a.jnz(other);
+  // RF lasts for one instruction and matters where there is a breakpoint.
+  a.test(x86::edx, flag::rf);
+  a.jz(no_rf);
+  a.cmp(field(offset::dr7, 1), 0);
+  a.jne(other);
+  a.bind(no_rf);
+  // An interrupt that waits comes before the next instruction.
+  a.mov(x86::r10, field(offset::always_valid, 8));
+  a.test(x86::edx, flag::if_);
+  a.jz(no_if);
+  a.mov(x86::r10, field(offset::pending, 8));
+  a.test(x86::r10, x86::r10);
+  a.jz(other);
+  a.bind(no_if);
+  a.movzx(x86::ecx, x86::word_ptr(x86::r11, 4));
+  a.mov(x86::ebx, x86::ecx);
+  a.and_(x86::ebx, 7);  // RPL, and the LDT
+  a.cmp(x86::ebx, 3);
+  a.je(outer);
+  a.test(x86::ebx, x86::ebx);
+  a.jnz(other);
+  want_attributes(a, Seg::cs, code_attributes(0), other);
+  want_descriptor(a, x86::r13, x86::ecx, code_attributes(0), other);
+  set_segment(a, Seg::cs, x86::ecx, code_attributes(0));
+  a.add(x86::r12d, same_ring);
+  a.jmp(common);
+
+  a.bind(outer);
+  a.cmp(x86::r8d, view(true, offsetof(SelectedView, mode), 4));
+  a.jne(other);
+  // What makes another mode of CPL 3.
+  a.test(x86::edx, flag::ac);
+  a.jnz(other);
+  a.test(field(offset::cr4, 4), cr4::tsd);
+  a.jnz(other);
+  want_attributes(a, Seg::cs, code_attributes(0), other);
+  want_attributes(a, Seg::ss, data_attributes(0), other);
+  want_kept_segments(a, other);
+  refuse_crossing(a, x86::r12d, both_stacks, other);
+  want_descriptor(a, x86::r13, x86::ecx, code_attributes(3), other);
+  a.movzx(x86::r8d, x86::word_ptr(x86::r11, 16));
+  a.mov(x86::eax, x86::r8d);
+  a.and_(x86::eax, 7);
+  a.cmp(x86::eax, 3);
+  a.jne(other);
+  want_descriptor(a, x86::r13, x86::r8d, data_attributes(3), other);
+  set_segment(a, Seg::cs, x86::ecx, code_attributes(3));
+  set_segment(a, Seg::ss, x86::r8d, data_attributes(3));
+  a.mov(field(offset::cpl, 1), 3);
+  a.mov(x86::r13, view(true, offsetof(SelectedView, context), 8));
+  take_tables(a);
+  a.mov(x86::r12d, x86::dword_ptr(x86::r11, 12));
+
+  a.bind(common);
+  set_esp(a);
+  a.mov(x86::r8d, x86::dword_ptr(x86::r11));
+  a.mov(field(offset::poll, 8), x86::r10);
+  a.mov(x86::eax, x86::edx);
+  a.and_(x86::eax, flag::if_);
+  a.mov(field(offset::if_flag, 4), x86::eax);
+  a.mov(x86::eax, x86::edx);
+  a.and_(x86::eax, system_part);
+  a.or_(x86::eax, flag::fixed1);
+  a.mov(field(offset::system_flags, 4), x86::eax);
+  a.mov(field(offset::nmi_masked, 1), 0);
+  a.cld();
+  a.test(x86::edx, flag::df);
+  a.jz(no_df);
+  a.std();
+  a.bind(no_df);
+  set_flags(a, x86::edx);
+  restore_registers(a);
+  jump(a);
+
+  a.bind(other);
+  a.mov(x86::eax, x86::r9d);
+  a.add(x86::al, 0x7F);
+  a.sahf();
+  restore_registers(a);
+  a.mov(x86::r10d, 10);
+  a.jmp(interpret);
+}
+
+}  // namespace
+
+void emit_transfer_stubs(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
+  a.align(AlignMode::kCode, 16);
+  stubs.iret = static_cast<u32>(a.offset());
+  emit_interrupt_return(a, interpret);
+}
+
+}  // namespace ring3
