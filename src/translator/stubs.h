@@ -34,7 +34,7 @@ struct Stubs {
   u32 cpuid = 0;                                  // called; r8 r9 r11 change
   u32 sysenter = 0;                               // r8d = the mode that it leads to
   u32 sysexit = 0;
-  u32 iret = 0;  // r8d = the mode at CPL 3
+  u32 iret = 0;   // r8d = the mode at CPL 3
   u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
   u32 end = 0;    // first free offset
 };
