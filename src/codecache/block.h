@@ -45,9 +45,10 @@ struct Block {
   u16 instructions = 0;  // guest instructions
   u16 exit_count = 0;
   bool crosses_page = false;
-  bool uses_fpu = false;
-  bool movable = false;  // its code can be made right for its page at another linear address
-  bool valid = true;     // false: its entry leads to the miss stub, its memory waits for the next flush
+  bool uses_fpu : 1 = false;
+  bool uses_x87 : 1 = false;  // or MMX
+  bool movable = false;       // its code can be made right for its page at another linear address
+  bool valid = true;          // false: its entry leads to the miss stub, its memory waits for the next flush
 
   [[nodiscard]] u32 insn_count() const { return instructions; }
   // `index` at most insn_count(): the last point is behind the last instruction.

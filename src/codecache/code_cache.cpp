@@ -44,6 +44,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
   block.guest_length = guest.length;
   block.crosses_page = guest.crosses_page;
   block.uses_fpu = translated.uses_fpu;
+  block.uses_x87 = translated.uses_x87;
   block.instructions = static_cast<u16>(translated.points.size() - 1);
   stream_.clear();
   encode_points(translated.points, stream_);

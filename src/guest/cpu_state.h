@@ -75,6 +75,9 @@ struct SelectedView {
   bool operator==(const SelectedView&) const = default;
 };
 
+// What became of the last look-up that found no entry and has not been dealt with.
+enum class FillFault : u32 { none, raised, noted };  // the guest's page fault in Vcpu::fault; counted and traced already
+
 // The words shared with emitted code. See translator/contract.h for who writes which and when.
 struct EmittedLink {
   u64 poll = 0;           // host address loaded at every poll; 0 makes the poll fault into the runtime
@@ -94,8 +97,11 @@ struct EmittedLink {
   u64 esp_base_mask = 0;  // all ones if r12 is r14 + esp, 0 if it is esp
   u64 interpreter = 0;    // host address of the function that interprets an instruction for emitted code, and its first argument
   u64 engine = 0;
-  u64 emitted_stack = 0;               // rsp of emitted code while a function that it called runs
-  u64 fill = 0;                        // host address of the function that fills the tables
+  u64 emitted_stack = 0;  // rsp of emitted code while a function that it called runs
+  u64 fill = 0;           // host address of the function that fills the tables
+  FillFault fill_fault = FillFault::none;
+  i32 esp_pending = 0;  // of the page fault to deliver: what r12 lacks, and the error code
+  u32 error_code = 0;
   u64 missed = 0;                      // host address of the function that is called when they could not be filled
   std::array<SelectedView, 2> view{};  // supervisor, user; kept by Memory
   // Per segment: host address of its base if it is present, writable, expand-up and 4 GiB long; 0 faults into the runtime.

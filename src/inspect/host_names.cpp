@@ -88,6 +88,9 @@ std::string stub_name(const Stubs& stubs, u64 at) {
                                                   {stubs.cpuid, "cpuid"},
                                                   {stubs.sysenter, "sysenter"},
                                                   {stubs.sysexit, "sysexit"},
+                                                  {stubs.iret, "iret"},
+                                                  {stubs.software_interrupt[0], "interrupt_from_ring0"},
+                                                  {stubs.software_interrupt[1], "interrupt_from_ring3"},
                                                   {stubs.enter, "enter"}};
   for (const auto& [offset, name] : all) {
     if (offset == at) return std::string(name);

@@ -78,6 +78,15 @@ struct Resume {
   u64 linear = 0;
 };
 
+// Where the stub that calls EmittedLink::fill has its own return address, from EmittedLink::emitted_stack.
+inline constexpr i32 fill_caller = 3 * 8;
+
+// What EmittedLink::fill returns: a table entry, or 0, and then 1 if a page fault is to be delivered.
+struct Filled {
+  u64 entry = 0;
+  u64 faulted = 0;
+};
+
 // Offsets from r15.
 namespace offset {
 inline constexpr i32 gpr = offsetof(CpuState, gpr);
@@ -102,6 +111,9 @@ inline constexpr i32 engine = link + static_cast<i32>(offsetof(EmittedLink, engi
 inline constexpr i32 esp_base_mask = link + static_cast<i32>(offsetof(EmittedLink, esp_base_mask));
 inline constexpr i32 emitted_stack = link + static_cast<i32>(offsetof(EmittedLink, emitted_stack));
 inline constexpr i32 fill = link + static_cast<i32>(offsetof(EmittedLink, fill));
+inline constexpr i32 fill_fault = link + static_cast<i32>(offsetof(EmittedLink, fill_fault));
+inline constexpr i32 esp_pending = link + static_cast<i32>(offsetof(EmittedLink, esp_pending));
+inline constexpr i32 error_code = link + static_cast<i32>(offsetof(EmittedLink, error_code));
 inline constexpr i32 missed = link + static_cast<i32>(offsetof(EmittedLink, missed));
 inline constexpr i32 segment_gate = link + static_cast<i32>(offsetof(EmittedLink, segment_gate));
 inline constexpr i32 cr0 = offsetof(CpuState, cr0);

@@ -1,5 +1,6 @@
 // Near control transfers. A direct jump inside the guest page is one patchable host jump: the page cannot be remapped under it alone.
 // Everything else goes through the jump table of the current context, which is right in every address space.
+#include "guest/fault.h"
 #include "translator/emitter.h"
 
 namespace ring3 {
@@ -187,6 +188,8 @@ bool Emitter::emit_control(const Insn& insn) {
     case Row::loopne:
     case Row::jecxz: return emit_loop(insn);
     case Row::iret: return emit_interrupt_return();
+    case Row::int_: return emit_software_interrupt(static_cast<u8>(insn.imm));
+    case Row::int3: return emit_software_interrupt(static_cast<u8>(Vector::breakpoint));
     case Row::jcxz: return false;  // CX has no form in 64-bit mode
     default:
       if (o.kind != OperandKind::rel || insn.operand_count != 1) return false;

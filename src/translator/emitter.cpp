@@ -195,6 +195,7 @@ void Emitter::poll_loop() {
 
 void Emitter::check_fpu() {
   out_->uses_fpu = true;
+  if (uses_x87(*insn_)) out_->uses_x87 = true;
   if (fpu_checked_) return;
   fpu_checked_ = true;
   a_.mov(x86::r9, field(offset::fpu_gate, 8));

@@ -160,6 +160,8 @@ class Emitter {
   bool emit_load_segment(const Insn& insn);
   bool emit_fast_system_call(bool exit);
   bool emit_interrupt_return();
+  bool emit_software_interrupt(u8 vector);
+  [[nodiscard]] bool transfers_are_flat() const;
   // Mode bits of another CPL, all segments flat.
   [[nodiscard]] u32 flat_mode(u32 cpl_bit) const;
   // The arithmetic flags to r9 and back, so that glue may use them.

@@ -158,13 +158,29 @@ bool Emitter::emit_fast_system_call(bool exit) {
   return true;
 }
 
+bool Emitter::transfers_are_flat() const {
+  constexpr u32 flat = mode::stack32 | mode::cs_flat | mode::ds_es_ss_flat | mode::protected_mode;
+  return options_.optimizations.on(Optimization::transfers) && (key_.mode & (flat | mode::fs_gs_checked)) == flat;
+}
+
 // From one flat segment to another, as SYSEXIT.
 bool Emitter::emit_interrupt_return() {
-  constexpr u32 flat = mode::cpl0 | mode::stack32 | mode::cs_flat | mode::ds_es_ss_flat | mode::protected_mode;
-  if (!options_.optimizations.on(Optimization::transfers) || (key_.mode & (flat | mode::fs_gs_checked)) != flat) return false;
+  if ((key_.mode & mode::cpl0) == 0 || !transfers_are_flat()) return false;
   a_.mov(x86::r8d, flat_mode(mode::user));
   name_interpret_site();
   a_.jmp(Imm(base_ + stubs_.iret));
+  ended_ = true;
+  return true;
+}
+
+bool Emitter::emit_software_interrupt(u8 vector) {
+  const bool user = (key_.mode & mode::user) != 0;
+  if ((!user && (key_.mode & mode::cpl0) == 0) || !transfers_are_flat()) return false;
+  a_.mov(field(offset::eip, 4), next_eip());
+  note_address();
+  a_.mov(x86::r11d, vector * 8);
+  name_interpret_site();
+  a_.jmp(Imm(base_ + stubs_.software_interrupt[user]));
   ended_ = true;
   return true;
 }

@@ -34,9 +34,10 @@ struct Stubs {
   u32 cpuid = 0;                                  // called; r8 r9 r11 change
   u32 sysenter = 0;                               // r8d = the mode that it leads to
   u32 sysexit = 0;
-  u32 iret = 0;   // r8d = the mode at CPL 3
-  u32 enter = 0;  // C function: void(CpuState*); returns when emitted code exits
-  u32 end = 0;    // first free offset
+  u32 iret = 0;                             // r8d = the mode at CPL 3
+  std::array<u32, 2> software_interrupt{};  // by CPL, 0 and 3: CpuState.eip is that behind it; r11d = eight times the vector
+  u32 enter = 0;                            // C function: void(CpuState*); returns when emitted code exits
+  u32 end = 0;                              // first free offset
 };
 
 // Writes the stubs to the start of a code cache that is executed at host address `base`.
@@ -45,6 +46,8 @@ struct Stubs {
 void emit_sensitive_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
 // The same, in transfer_stubs.cpp.
 void emit_transfer_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
+// The delivery of a page fault that EmittedLink::fill found: the guest's eax, ecx, edx and ebx are at home, its flags in host_flags.
+void emit_fault_delivery(asmjit::x86::Assembler& a, const asmjit::Label& missed);
 // A part of it, in look_up_stubs.cpp.
 void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& missed, const asmjit::Label& mxcsr, Stubs& stubs);
 

@@ -243,12 +243,214 @@ void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
   a.jmp(interpret);
 }
 
+// Neither FS nor GS is checked, the rest is flat: no mode bit but those of the privilege can change. Changes eax.
+void want_flat_mode(x86::Assembler& a, bool user, const Label& other) {
+  constexpr u32 flat = mode::code32 | mode::stack32 | mode::cs_flat | mode::ds_es_ss_flat | mode::protected_mode;
+  a.mov(x86::eax, view(user, offsetof(SelectedView, mode), 4));
+  a.and_(x86::eax, flat | mode::fs_gs_checked);
+  a.cmp(x86::eax, flat);
+  a.jne(other);
+}
+
+// The tables of ring 0 are selected, for the mode that differs in its privilege alone: r10. Changes eax.
+void want_inner_view(x86::Assembler& a, const Label& other) {
+  a.mov(x86::eax, view(false, offsetof(SelectedView, mode), 4));
+  a.xor_(x86::eax, view(true, offsetof(SelectedView, mode), 4));
+  a.and_(x86::eax, ~mode::tsc_faults);
+  a.cmp(x86::eax, mode::user | mode::cpl0);
+  a.jne(other);
+  a.mov(x86::r10, view(false, offsetof(SelectedView, context), 8));
+}
+
+// r8d = SS and r9d = ESP of ring 0 from the TSS. Changes rax and rbx.
+void load_inner_stack(x86::Assembler& a, const Label& other) {
+  constexpr u32 place = 4, size = 6, wide = 8;
+  const auto task = [](std::size_t member, u32 bytes) { return field(offset::tr + static_cast<i32>(member), bytes); };
+  a.test(task(offsetof(SegmentCache, attributes), 1), wide);
+  a.jz(other);
+  a.cmp(task(offsetof(SegmentCache, limit), 4), place + size - 1);
+  a.jb(other);
+  a.mov(x86::eax, task(offsetof(SegmentCache, base), 4));
+  a.add(x86::eax, place);
+  refuse_crossing(a, x86::eax, size, other);
+  find_entry(a, x86::r10, read_table, x86::eax, x86::r9, other);
+  a.add(x86::r9, x86::rax);
+  a.movzx(x86::r8d, x86::word_ptr(x86::r9, 4));
+  a.mov(x86::r9d, x86::dword_ptr(x86::r9));
+  a.test(x86::r8d, 7);  // RPL, and the LDT
+  a.jnz(other);
+  want_descriptor(a, x86::r10, x86::r8d, data_attributes(0), other);
+}
+
+// r11 = the gate of the event, edx = its offset, ecx = its selector with RPL 0. Changes rax and rbx.
+void load_gate(x86::Assembler& a, const x86::Gp& tables, bool fault, bool user, const Label& other) {
+  constexpr u32 usual = 0x9E00, usual_value = 0x8E00, level = 0x6000;  // P, S and type but for what tells trap gates from interrupt gates
+  constexpr i32 page_gate = 14 * 8;
+  const auto table = [](std::size_t member) { return field(offset::idtr + static_cast<i32>(member), 4); };
+  if (fault) {
+    a.cmp(table(offsetof(DescriptorTable, limit)), page_gate + 7);
+    a.jb(other);
+    a.mov(x86::eax, page_gate);
+  } else {
+    a.lea(x86::eax, x86::ptr(x86::r11, 7));
+    a.cmp(x86::eax, table(offsetof(DescriptorTable, limit)));
+    a.ja(other);
+    a.mov(x86::eax, x86::r11d);
+  }
+  a.add(x86::eax, table(offsetof(DescriptorTable, base)));
+  load_eight(a, tables, other);
+  a.mov(x86::r11, x86::rax);
+  a.mov(x86::rdx, x86::rax);
+  a.shr(x86::rdx, 32);
+  a.mov(x86::ecx, x86::edx);
+  const bool check_level = user && !fault;
+  a.and_(x86::ecx, check_level ? usual | level : usual);
+  a.cmp(x86::ecx, check_level ? usual_value | level : usual_value);
+  a.jne(other);
+  a.mov(x86::ecx, x86::eax);
+  a.shr(x86::ecx, 16);
+  a.test(x86::ecx, 4);  // the LDT
+  a.jnz(other);
+  a.and_(x86::ecx, 0xFFF8);
+  a.and_(x86::edx, 0xFFFF0000);
+  a.movzx(x86::eax, x86::ax);
+  a.or_(x86::edx, x86::eax);
+}
+
+// An event through a gate to ring 0. CpuState::eip is what is pushed, host_flags the host's flags; the registers are kept. INT n: r11d =
+// eight times its vector. A page fault: error code and what r12 lacks are in EmittedLink.
+void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other) {
+  constexpr u32 trap_bit = 40;  // of a gate
+  const x86::Gp tables = user ? x86::r10 : x86::r13;
+  const u32 level = user ? 3 : 0;
+  const i32 size = (user ? 20 : 12) + (fault ? 4 : 0);
+  const Label interrupt_gate = a.newLabel(), trap_gate = a.newLabel();
+  const auto esp_to = [&](const x86::Gp& out) {
+    a.mov(out, x86::r12d);
+    if (fault) a.add(out, field(offset::esp_pending, 4));
+  };
+  if (fault) want_flat_mode(a, user, other);
+  if (user) want_inner_view(a, other);
+  load_gate(a, tables, fault, user, other);
+  want_attributes(a, Seg::cs, code_attributes(level), other);
+  want_attributes(a, Seg::ss, data_attributes(level), other);
+  want_descriptor(a, tables, x86::ecx, code_attributes(0), other);
+  if (user) {
+    load_inner_stack(a, other);
+  } else {
+    esp_to(x86::r9d);
+  }
+  a.sub(x86::r9d, size);
+  refuse_crossing(a, x86::r9d, static_cast<u32>(size), other);
+  find_entry(a, tables, write_table, x86::r9d, x86::rax, other);
+  a.add(x86::rax, x86::r9);
+  a.bt(x86::r11, trap_bit);
+  a.jnc(interrupt_gate);
+  a.cmp(field(offset::poll, 8), 0);  // an interrupt that waits comes before the handler's first instruction
+  a.je(other);
+  a.bind(interrupt_gate);
+
+  i32 at = 0;
+  const auto push = [&] {
+    a.mov(x86::dword_ptr(x86::rax, at), x86::ebx);
+    at += 4;
+  };
+  if (fault) {
+    a.mov(x86::ebx, field(offset::error_code, 4));
+    push();
+  }
+  a.mov(x86::ebx, field(offset::eip, 4));
+  push();
+  a.movzx(x86::ebx, field(offset::selector(static_cast<unsigned>(Seg::cs)), 2));
+  push();
+  a.mov(x86::ebx, field(offset::host_flags, 4));
+  a.and_(x86::ebx, flag::host);
+  a.or_(x86::ebx, field(offset::system_flags, 4));
+  a.or_(x86::ebx, field(offset::if_flag, 4));
+  if (fault) a.or_(x86::ebx, flag::rf);
+  push();
+  if (user) {
+    esp_to(x86::ebx);
+    push();
+    a.movzx(x86::ebx, field(offset::selector(static_cast<unsigned>(Seg::ss)), 2));
+    push();
+    set_segment(a, Seg::ss, x86::r8d, data_attributes(0));
+    a.mov(field(offset::cpl, 1), 0);
+    a.mov(x86::r13, tables);
+    take_tables(a);
+  }
+  set_segment(a, Seg::cs, x86::ecx, code_attributes(0));
+  a.mov(x86::r12d, x86::r9d);
+  set_esp(a);
+  a.and_(field(offset::system_flags, 4), ~flag::nt);
+  if (fault) a.mov(field(offset::fill_fault, 4), static_cast<u32>(FillFault::none));
+  a.bt(x86::r11, trap_bit);
+  a.jc(trap_gate);
+  a.mov(field(offset::if_flag, 4), 0);
+  a.mov(x86::rbx, field(offset::always_valid, 8));
+  a.mov(field(offset::poll, 8), x86::rbx);
+  a.bind(trap_gate);
+  a.mov(x86::r8d, x86::edx);
+  a.mov(x86::edx, field(offset::host_flags, 4));
+  if (fault) {
+    const Label no_df = a.newLabel();
+    a.test(x86::edx, flag::df);
+    a.jz(no_df);
+    a.std();
+    a.bind(no_df);
+  }
+  set_flags(a, x86::edx);
+  restore_registers(a);
+  jump(a);
+}
+
+void load_all_flags(x86::Assembler& a) {
+  a.mov(x86::eax, field(offset::host_flags, 4));
+  a.push(x86::rax);
+  a.popfq();
+}
+
+void emit_software_interrupt(x86::Assembler& a, bool user, const Label& interpret) {
+  const Label other = a.newLabel();
+  keep_registers(a);
+  a.pushfq();
+  a.pop(x86::rax);
+  a.mov(field(offset::host_flags, 4), x86::eax);
+  emit_delivery(a, false, user, other);
+  a.bind(other);
+  load_all_flags(a);
+  restore_registers(a);
+  a.mov(x86::r10d, 10);
+  a.jmp(interpret);
+}
+
 }  // namespace
+
+// The direction flag is clear, after C++.
+void emit_fault_delivery(x86::Assembler& a, const Label& missed) {
+  const Label other = a.newLabel(), kernel = a.newLabel();
+  a.cmp(field(offset::cpl, 1), 3);
+  a.jne(kernel);
+  emit_delivery(a, true, true, other);
+  a.bind(kernel);
+  a.cmp(field(offset::cpl, 1), 0);
+  a.jne(other);
+  emit_delivery(a, true, false, other);
+  a.bind(other);
+  load_all_flags(a);
+  restore_registers(a);
+  a.jmp(missed);
+}
 
 void emit_transfer_stubs(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   a.align(AlignMode::kCode, 16);
   stubs.iret = static_cast<u32>(a.offset());
   emit_interrupt_return(a, interpret);
+  for (const bool user : {false, true}) {
+    a.align(AlignMode::kCode, 16);
+    stubs.software_interrupt[user] = static_cast<u32>(a.offset());
+    emit_software_interrupt(a, user, interpret);
+  }
 }
 
 }  // namespace ring3

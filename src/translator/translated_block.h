@@ -54,6 +54,7 @@ struct TranslatedBlock {
   std::vector<u32> addresses;
   bool near_jumps = true;  // every direct jump and call leads less than 128 MiB away
   bool uses_fpu = false;
+  bool uses_x87 = false;  // or MMX
 
   void clear() {
     code.clear();
@@ -62,7 +63,7 @@ struct TranslatedBlock {
     interpret_sites.clear();
     addresses.clear();
     near_jumps = true;
-    uses_fpu = false;
+    uses_fpu = uses_x87 = false;
   }
 };
 

@@ -96,6 +96,7 @@ StopInfo BtEngine::run() {
   guard_ = std::make_unique<FaultGuard>(v_.s, region_, cache_.stubs(), return_region_);
   if (!options_.lockstep && options_.translator.optimizations.on(Optimization::steps)) guard_->stop_at_boundaries(cache_);
   calls_ = !options_.lockstep && options_.translator.optimizations.on(Optimization::direct) && !v_.traces(Trace::exits);
+  delivers_ = calls_ && options_.translator.optimizations.on(Optimization::transfers) && !v_.traces(Trace::faults);
   v_.s.link.engine = reinterpret_cast<u64>(this);
   v_.s.link.interpreter = reinterpret_cast<u64>(&interpret_entry);
   v_.s.link.fill = reinterpret_cast<u64>(&fill_entry);

@@ -149,9 +149,11 @@ class BtEngine final : public Engine, private CodeWatcher {
   Next translate_again(const Block& block, u32 point);
   Next on_window_fault(Block& block, u32 point, i64 distance);
   Next on_miss();
-  void look_up_by_call(Block& block, u32 point, u64 host);                  // from now on, at that site
-  static u64 fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept;  // called by emitted code: a table entry, or 0 to leave
-  [[nodiscard]] u64 fill(u32 linear, bool write);
+  void look_up_by_call(Block& block, u32 point, u64 host);                               // from now on, at that site
+  static contract::Filled fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept;  // called by emitted code
+  [[nodiscard]] contract::Filled fill(u32 linear, bool write);
+  [[nodiscard]] bool prepare_page_fault();
+  StepOutcome deliver(FillFault fault);
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare(bool inside);                               // export
   void link_to(Block& block);                              // patches the exit that led here
@@ -181,7 +183,6 @@ class BtEngine final : public Engine, private CodeWatcher {
   Decoder decoder_;
   BtCounters counters_;
   SiteForms forms_;
-  bool fill_faulted_ = false;  // the last fill ended in the guest fault that Vcpu::fault describes
   GuestBlock guest_;
   TranslatedBlock translated_;
   std::unique_ptr<FaultGuard> guard_;
@@ -189,9 +190,10 @@ class BtEngine final : public Engine, private CodeWatcher {
   std::unique_ptr<CpuState> saved_state_;
   const Block* difference_ = nullptr;
   StopInfo stop_;
-  BlockKey mode_;      // mode bits, base and limit of CS; the addresses are not used
-  bool calls_ = true;  // instructions and misses are dealt with by calls from emitted code; else the shared stubs leave too
-  u64 followed_ = 0;   // EmittedLink::context as Memory knows it
+  BlockKey mode_;         // mode bits, base and limit of CS; the addresses are not used
+  bool delivers_ = true;  // page faults are delivered by emitted code
+  bool calls_ = true;     // instructions and misses are dealt with by calls from emitted code; else the shared stubs leave too
+  u64 followed_ = 0;      // EmittedLink::context as Memory knows it
   u64 armed_ = 0;
   u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
   u64 run_ns_ = 0;

@@ -228,6 +228,7 @@ const BtEngine::MissSite& BtEngine::miss_site(u64 host) {
   if (known.host == host && known.generation == cache_.generation()) return known;
   const CodeCache::Site site = cache_.find_host(host);
   if (site.block == nullptr) throw InternalError("a look-up was called from outside every block");
+  const InsnPoint at = site.block->point(site.point);
   const InsnPoint after = site.block->point(site.point + 1);
   known = {.host = host,
            .generation = cache_.generation(),
@@ -236,7 +237,7 @@ const BtEngine::MissSite& BtEngine::miss_site(u64 host) {
            .eip = guest_eip(*site.block, site.point),
            .next = site.block->key.linear + after.guest_offset - site.block->key.cs_base,
            .after = after.host_offset,
-           .esp_pending = site.block->point(site.point).esp_pending,
+           .esp_pending = at.esp_pending,
            .esp_pending_after = after.esp_pending};
   return known;
 }
@@ -257,7 +258,8 @@ Resume BtEngine::miss_here() {
   import_state(s);
   s.gpr[esp] += static_cast<u32>(i32{site.esp_pending});
   s.eip = site.eip;
-  const StepOutcome outcome = std::exchange(fill_faulted_, false) ? stepper_.deliver() : stepper_.step();
+  const FillFault fault = std::exchange(s.link.fill_fault, FillFault::none);
+  const StepOutcome outcome = fault != FillFault::none ? deliver(fault) : stepper_.step();
   const bool to_loop = must_look() || outcome != StepOutcome::ok;
   const bool in_block =
       s.eip == site.next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();

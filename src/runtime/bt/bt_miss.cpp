@@ -22,15 +22,38 @@ void BtEngine::look_up_by_call(Block& block, u32 point, u64 host) {
 }
 
 // A C++ exception cannot pass through emitted code; what may be thrown here is that the host has no memory left.
-u64 BtEngine::fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept { return engine->fill(linear, write != 0); }
+contract::Filled BtEngine::fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept { return engine->fill(linear, write != 0); }
 
-u64 BtEngine::fill(u32 linear, bool write) {
+contract::Filled BtEngine::fill(u32 linear, bool write) {
   ++counters_.misses_by_call;
   const u64 generation = cache_.generation();
   const std::optional<u64> entry = v_.mem.fill(linear, write ? Access::write : Access::read, v_.s.cpl == 3, v_.fault);
-  fill_faulted_ = !entry;
+  v_.s.link.fill_fault = entry ? FillFault::none : FillFault::raised;
+  if (!entry) return {0, prepare_page_fault()};
   // The walk may have set A or D in the running block.
-  return entry && cache_.generation() == generation ? *entry : 0;
+  return {cache_.generation() == generation ? *entry : 0, 0};
+}
+
+// For the stub that delivers it, which may still find that it cannot: then miss_here does, with the same fault.
+bool BtEngine::prepare_page_fault() {
+  CpuState& s = v_.s;
+  if (!delivers_ || guard_->event()) return false;
+  const u64 return_address = *reinterpret_cast<const u64*>(s.link.emitted_stack + contract::fill_caller);
+  const MissSite& site = miss_site(return_address - 1);
+  // An x87 pointer may not be stored yet, and MMX instructions that fault have changed the x87 state already.
+  if (site.block->uses_x87) return false;
+  s.eip = site.eip;
+  s.cr2 = v_.fault.address;
+  s.link.esp_pending = site.esp_pending;
+  s.link.error_code = v_.fault.error_code;
+  stepper_.note_fault();
+  s.link.fill_fault = FillFault::noted;
+  return true;
+}
+
+StepOutcome BtEngine::deliver(FillFault fault) {
+  if (fault != FillFault::noted) stepper_.note_fault();
+  return stepper_.deliver_noted();
 }
 
 BtEngine::Next BtEngine::on_miss() {
@@ -43,10 +66,10 @@ BtEngine::Next BtEngine::on_miss() {
   ++counters_.calls_unfilled;
   ++counters_.skipped_instructions;
   const u64 generation = cache_.generation();
-  const bool faulted = std::exchange(fill_faulted_, false);
+  const FillFault fault = std::exchange(s.link.fill_fault, FillFault::none);
   // FPU instructions have faults that come before #PF (SDM vol. 3, table 6-2).
-  if (faulted && !block.uses_fpu) {
-    if (stepper_.deliver() == StepOutcome::stop) {
+  if (fault == FillFault::noted || (fault == FillFault::raised && !block.uses_fpu)) {
+    if (deliver(fault) == StepOutcome::stop) {
       stop_ = stepper_.stop_info();
       return Next::stop;
     }

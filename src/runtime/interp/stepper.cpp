@@ -197,6 +197,13 @@ StepOutcome Stepper::debug_trap(u32 reasons) {
 }
 
 StepOutcome Stepper::deliver() {
+  note_fault();
+  return deliver_noted();
+}
+
+StepOutcome Stepper::deliver_noted() { return finish(deliver_fault(v_)); }
+
+void Stepper::note_fault() {
   v_.s.shadow = Shadow::none;
   repeating_ = false;
   const Fault& fault = v_.fault;
@@ -204,7 +211,6 @@ StepOutcome Stepper::deliver() {
   exceptions_.add(
       {static_cast<u8>(fault.vector), fault.has_error_code, fault.error_code, v_.s.segment(Seg::cs).selector, v_.s.eip, fault.address});
   if (v_.traces(Trace::faults)) trace_fault(v_);
-  return finish(deliver_fault(v_));
 }
 
 StepOutcome Stepper::take_interrupt() {

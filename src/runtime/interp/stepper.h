@@ -38,6 +38,9 @@ class Stepper {
   StepOutcome step();
   // Delivers `vcpu.fault` to the guest, as raised by the instruction at EIP.
   StepOutcome deliver();
+  // Its two halves: counts and traces the fault; delivers it. Emitted code may do the second itself.
+  void note_fault();
+  StepOutcome deliver_noted();
   // Recognizes a pending interrupt if IF and the shadow allow. Returns ok also when there was none.
   StepOutcome take_interrupt();
 
