@@ -35,6 +35,15 @@ Mapping Mapping::reserve(u64 size) {
   return data == nullptr ? Mapping() : Mapping(data, size);
 }
 
+Mapping Mapping::reserve_at(u64 address, u64 size) {
+  constexpr int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+  void* const wanted = reinterpret_cast<void*>(address);
+  void* const data = mmap(wanted, size, PROT_NONE, flags, -1, 0);
+  if (data == wanted) return {static_cast<u8*>(data), size};
+  if (data != MAP_FAILED) munmap(data, size);  // a kernel that does not know the flag
+  return {};
+}
+
 Mapping Mapping::sparse(u64 size) {
   u8* data = map_anonymous(size, PROT_READ | PROT_WRITE);
   if (data == nullptr) return {};
@@ -47,6 +56,11 @@ bool Mapping::map_file(u64 offset, u64 size, int fd, u64 file_offset, bool writa
   const int flags = MAP_SHARED | MAP_FIXED | MAP_NORESERVE | (populate ? MAP_POPULATE : 0);
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   return mmap(data_ + offset, size, protection, flags, fd, static_cast<off_t>(file_offset)) != MAP_FAILED;
+}
+
+bool Mapping::map_copy(u64 offset, u64 size, int fd, u64 file_offset) const {
+  constexpr int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+  return mmap(data_ + offset, size, PROT_READ | PROT_WRITE, flags, fd, static_cast<off_t>(file_offset)) != MAP_FAILED;
 }
 
 bool Mapping::write_protect(u64 offset, u64 size) const { return mprotect(data_ + offset, size, PROT_READ) == 0; }

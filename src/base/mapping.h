@@ -17,6 +17,8 @@ class Mapping {
 
   // Address space only: any access faults.
   [[nodiscard]] static Mapping reserve(u64 size);
+  // The same at `address`. Empty too if something is mapped there.
+  [[nodiscard]] static Mapping reserve_at(u64 address, u64 size);
   // Zero pages, readable and writable, that cost nothing until touched: not counted as committed memory, and never backed by huge pages,
   // which would turn a few touched words into megabytes.
   [[nodiscard]] static Mapping sparse(u64 size);
@@ -28,6 +30,8 @@ class Mapping {
   // Maps `size` bytes of `fd` from `file_offset`, shared, over this mapping from byte `offset`; readable, and writable if asked for.
   // `populate`: its page tables are filled at once.
   [[nodiscard]] bool map_file(u64 offset, u64 size, int fd, u64 file_offset, bool writable = true, bool populate = false) const;
+  // The same with a private copy: writes stay here.
+  [[nodiscard]] bool map_copy(u64 offset, u64 size, int fd, u64 file_offset) const;
   // Makes [offset, offset + size) read-only; address space only, as `reserve` does. False: the host refuses, errno says why.
   [[nodiscard]] bool write_protect(u64 offset, u64 size) const;
   [[nodiscard]] bool close(u64 offset, u64 size) const;

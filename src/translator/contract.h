@@ -14,9 +14,9 @@
 //   r14                                 its window: r13 + contract::window
 //   r15                                 CpuState*; the code cache lies at a fixed distance behind it
 //
-// A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss (entry 0) faults because the host's low
-// 4 GiB + 64 KiB are unmapped; an address that is misaligned for its size gives a non-canonical index and faults too. The fault handler
-// finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the runtime to fill the
+// A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss faults because its entry leads to the
+// half of the host's address space that is the kernel's; an address that is misaligned for its size gives a non-canonical index and faults
+// too. The fault handler finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the runtime to fill the
 // tables (translator/stubs.h) and returns with an entry or leaves. Every access of an instruction precedes its first change of guest state,
 // so that the runtime can execute the whole instruction again in the interpreter.
 //
@@ -41,7 +41,12 @@
 
 namespace ring3::contract {
 
-// Layout of one context, from r13. Soft-table entries are 8 bytes: host address - linear address, 0 = miss.
+// A soft-table entry that is none: negative, as no other is, and 8 GiB below 0, where every linear address still leads to the host's kernel.
+inline constexpr u64 no_entry = 0 - (u64{1} << 33);
+inline constexpr u64 no_entry_reach = (u64{1} << 32) + 4096;  // an access by it starts less than this behind it
+[[nodiscard]] constexpr bool present(u64 entry) { return entry != no_entry; }
+
+// Layout of one context, from r13. Soft-table entries are 8 bytes: host address - linear address, or `no_entry`.
 inline constexpr u64 read_table = 0;
 inline constexpr u64 write_table = u64{linear_page_count} * 8;
 // Jump table: 4 bytes per linear address: offset of the block from the code cache's base, 0 = the miss stub.

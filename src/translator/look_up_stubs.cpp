@@ -59,7 +59,7 @@ void emit_look_up_stubs(x86::Assembler& a, const Label& missed, const Label& mxc
   const Label interpret = a.newLabel();
   a.align(AlignMode::kCode, 16);
   stubs.look_up_begin = static_cast<u32>(a.offset());
-  std::array<Label, 2> missing{a.newLabel(), a.newLabel()};
+  const std::array<Label, 2> found{a.newLabel(), a.newLabel()};
   for (const unsigned write : {0u, 1u}) {
     const Label inside = a.newLabel();
     a.align(AlignMode::kCode, 16);
@@ -75,15 +75,16 @@ void emit_look_up_stubs(x86::Assembler& a, const Label& missed, const Label& mxc
     stubs.look_up[write] = static_cast<u32>(a.offset());
     a.mov(x86::r9, x86::ptr(x86::r13, x86::r9, 3, static_cast<i32>(write != 0 ? write_table : read_table)));
     a.mov(x86::r10, x86::rcx);
-    a.mov(x86::rcx, x86::r9);
-    a.jecxz(x86::rcx, missing[write]);
+    a.mov(x86::ecx, 63);
+    a.shrx(x86::rcx, x86::r9, x86::rcx);  // 1: a miss is negative
+    a.jecxz(x86::rcx, found[write]);
+    a.mov(x86::rcx, x86::r10);
+    a.mov(x86::r9d, write);
+    a.jmp(miss);
+    a.bind(found[write]);
     a.mov(x86::rcx, x86::r10);
     a.mov(x86::r10d, 10);
     a.ret();
-    a.bind(missing[write]);
-    a.mov(x86::rcx, x86::r10);
-    a.mov(x86::r9d, write);
-    if (write == 0) a.jmp(miss);
   }
   a.bind(miss);
   emit_call(a, mxcsr);

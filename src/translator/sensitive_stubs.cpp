@@ -66,8 +66,8 @@ void find_entry(x86::Assembler& a, u64 table, const Label& other) {
   a.mov(x86::r8d, x86::r10d);
   a.shr(x86::r8d, page_shift);
   a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(table)));
-  a.test(x86::r8, x86::r8);
-  a.jz(other);
+  a.test(x86::r8, x86::r8);  // a miss is negative
+  a.js(other);
 }
 
 // The end of a stub that was called and cannot do the instruction.

@@ -65,8 +65,8 @@ void Emitter::string_pointer(const Gp& pointer, const Gp& distance, Seg segment,
   a_.mov(distance.r32(), x86::r9d);
   a_.shr(distance.r32(), page_shift);
   a_.mov(distance, x86::ptr(x86::r13, distance, 3, static_cast<i32>(table == Table::read ? read_table : write_table)));
-  a_.test(distance, distance);
-  a_.jz(bail);
+  a_.test(distance, distance);  // a miss is negative
+  a_.js(bail);
   if (!flat) {
     a_.add(distance, x86::r9);
     a_.sub(distance, pointer);

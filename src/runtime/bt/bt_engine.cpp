@@ -24,7 +24,6 @@ constexpr u64 event_period = 10'000'000;  // ns; host input is looked at this of
 constexpr u64 sleep_margin = 5'000'000;   // ns; after a sleep, a guest has programmed its next tick by then
 constexpr u64 never = ~u64{0};
 const BlockKey no_mode{0, 0, ~0u, 0, 0};
-constexpr u64 table_miss_limit = (u64{4} << 30) + u64{64} * 1024;
 
 u64 now() {
   timespec t{};
@@ -442,7 +441,7 @@ BtEngine::Next BtEngine::on_fault() {
   ++counters_.skipped_instructions;
   const u64 physical = block.key.physical + point.guest_offset;
   const u64 guard = reinterpret_cast<u64>(region_.state_area()) + contract::limit_guard;
-  const bool table_miss = fault.address_known && fault.address < table_miss_limit;
+  const bool table_miss = fault.signal == SIGSEGV && fault.table_miss;
   const bool limit = fault.address_known && fault.address - guard < page_size;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;

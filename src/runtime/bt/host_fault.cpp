@@ -94,10 +94,15 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   const bool address_known = (signal == SIGSEGV && (info->si_code == SEGV_MAPERR || info->si_code == SEGV_ACCERR)) || signal == SIGBUS;
   constexpr greg_t page_fault_write = 2;  // SDM vol. 3, 4.7
   const bool write = address_known && (uc->uc_mcontext.gregs[REG_ERR] & page_fault_write) != 0;
+  const u64 address = address_known ? reinterpret_cast<u64>(info->si_addr) : 0;
+  // Hosts that keep user code off the kernel's half by the address alone (LASS) do not say which address it was.
+  const bool table_miss = address_known ? address - contract::no_entry < contract::no_entry_reach
+                                        : static_cast<u64>(uc->uc_mcontext.gregs[REG_R9]) == contract::no_entry;
   r->fault = {.pc = pc,
-              .address = address_known ? reinterpret_cast<u64>(info->si_addr) : 0,
+              .address = address,
               .signal = signal,
               .write = write,
+              .table_miss = table_miss,
               .address_known = address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
   if (r->stepped != 0) uc->uc_mcontext.gregs[REG_EFL] &= ~trap_flag;

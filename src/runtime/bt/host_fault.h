@@ -20,6 +20,7 @@ struct HostFault {
   int signal = 0;
   bool write = false;             // the access was a write, if the address is known
   bool between_elements = false;  // no fault: a timer met a REP on a window that had begun
+  bool table_miss = false;        // of an access through a soft table, if the signal is SIGSEGV
   bool address_known = false;     // false: a general-protection fault, the CPU does not say where (non-canonical address)
 };
 

@@ -16,6 +16,7 @@
 namespace ring3 {
 
 class GuestRam;
+class MissPages;
 
 // What a set of tables is for. The data tables depend on mode::user and the address space alone, the jump slots on all of it.
 struct ContextKey {
@@ -57,14 +58,14 @@ class WindowAccount {
   i32 credit_ = 0;
 };
 
-// Invariant: a write entry is 0 or equals the read entry of the same page.
+// Invariant: a write entry is a miss or equals the read entry of the same page.
 class Context {
  public:
   // Throws UserError when the host has no address space left.
-  Context(unsigned number, const GuestRam& ram);
+  Context(unsigned number, const GuestRam& ram, const MissPages& misses);
 
   [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(tables_.data()) + start_; }
-  // Entries: host address - linear address, 0 = miss.
+  // Entries: host address - linear address, or contract::no_entry.
   [[nodiscard]] const u64* reads() const { return read_; }
   [[nodiscard]] const u64* writes() const { return write_; }
   [[nodiscard]] JumpSlots& jumps() { return jumps_; }

@@ -37,7 +37,7 @@ Mapping sparse_or_throw(u64 size) {
 
 }  // namespace
 
-Context::Context(unsigned number, const GuestRam& ram)
+Context::Context(unsigned number, const GuestRam& ram, const MissPages& misses)
     : number_(number),
       tables_(sparse_or_throw(contract::context_size + contract::linear_size)),
       start_((0 - (reinterpret_cast<u64>(tables_.data()) + contract::window)) & (contract::linear_size - 1)),
@@ -49,6 +49,8 @@ Context::Context(unsigned number, const GuestRam& ram)
       copies_(ram) {
   if (!tables_.close(start_ + contract::tables_size, contract::context_size - contract::tables_size))
     throw UserError("windows: the host has no room for another mapping");
+  if (!misses.map(tables_, start_, contract::jump_table))
+    throw UserError(fmt::format("memory tables: the host has no room for another mapping: {}", std::strerror(errno)));
 }
 
 ContextPool::ContextPool(const GuestRam& ram) : ram_(ram) { set_budget(std::clamp(ram.size() / 8, least_budget, most_budget)); }
@@ -131,7 +133,7 @@ Context& ContextPool::take(bool user, u64 mode_changes, const Context* keep) {
 Context* ContextPool::make() {
   const bool has_unused = !unused_.empty();
   const u32 number = has_unused ? unused_.back() : static_cast<u32>(contexts_.size());
-  auto made = std::make_unique<Context>(number, ram_);
+  auto made = std::make_unique<Context>(number, ram_, misses_);
   if (has_unused) {
     unused_.pop_back();
     contexts_[number] = std::move(made);

@@ -8,6 +8,7 @@
 #include "base/types.h"
 #include "runtime/memory/context.h"
 #include "runtime/memory/memory.h"
+#include "runtime/memory/miss_pages.h"
 
 #include <array>
 #include <memory>
@@ -60,6 +61,7 @@ class ContextPool {
   void charge(Context& context);
 
   const GuestRam& ram_;
+  const MissPages misses_;
   std::vector<std::unique_ptr<Context>> contexts_;   // by number; null: released
   std::vector<u32> unused_;                          // numbers of those
   std::array<Context*, 1u << chain_bits> chains_{};  // by hash of the key; a kernel's changes with every process, so nothing may pile up

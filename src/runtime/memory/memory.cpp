@@ -169,7 +169,7 @@ void Memory::set_keep_views(bool keep) { impl_->tables.set_keep(keep); }
 
 bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault) {
   if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
-    if (const u64 entry = context.reads()[linear >> page_shift]; entry != 0) {
+    if (const u64 entry = context.reads()[linear >> page_shift]; contract::present(entry)) {
       copy(out, host(entry, linear), size);
       return true;
     }
@@ -184,7 +184,7 @@ bool Memory::read(u32 linear, void* out, unsigned size, bool user, Fault& fault)
 
 bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& fault) {
   if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
-    if (const u64 entry = context.writes()[linear >> page_shift]; entry != 0) {
+    if (const u64 entry = context.writes()[linear >> page_shift]; contract::present(entry)) {
       if (impl_->journal != nullptr) [[unlikely]] {
         const u8* at = host(entry, linear);
         impl_->journal->record({static_cast<u64>(at - ram_.base())}, at, static_cast<const u8*>(in), size);
@@ -212,7 +212,7 @@ bool Memory::write(u32 linear, const void* in, unsigned size, bool user, Fault& 
 
 bool Memory::probe_write(u32 linear, unsigned size, bool user, Fault& fault) {
   if (const Context& context = impl_->tables.data(user); !crosses(linear, size)) {
-    if (context.writes()[linear >> page_shift] != 0) return true;
+    if (contract::present(context.writes()[linear >> page_shift])) return true;
   }
   Impl::Parts parts;
   return impl_->translate_parts(linear, size, Access::write, user, parts, fault);
@@ -227,7 +227,7 @@ u8* Memory::direct(u32 linear, Access access, bool user) {
   }
   const Context& context = impl_->tables.data(user);
   const u64 entry = (access == Access::write ? context.writes() : context.reads())[page];
-  return entry != 0 ? host(entry, linear) : nullptr;
+  return contract::present(entry) ? host(entry, linear) : nullptr;
 }
 
 unsigned Memory::fetch(u32 linear, u8* out, unsigned wanted, bool user, Fault& fault) {
@@ -269,7 +269,8 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
 std::optional<u64> Memory::fill(u32 linear, Access access, bool user, Fault& fault) {
   if (!impl_->translate(linear, access, user, fault)) return std::nullopt;
   const Context& context = impl_->tables.data(user);
-  return (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
+  const u64 entry = (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
+  return contract::present(entry) ? entry : 0;
 }
 
 std::optional<Translation> Memory::peek(u32 linear) const {

@@ -9,6 +9,9 @@
 
 namespace ring3 {
 
+using contract::no_entry;
+using contract::present;
+
 namespace {
 
 // A context whose groups were compared this often without one being registered is emptied, so that it keeps what is in use: comparing costs
@@ -175,7 +178,7 @@ void SoftTables::unlink_write(Context& context, u32 page) {
     first_writer(context, host - reinterpret_cast<u64>(ram_.base())) = n.next;
   }
   if (n.next != 0) note(n.next).previous = n.previous;
-  context.write_[page] = 0;
+  context.write_[page] = no_entry;
   if (context.window_ != nullptr && context.window_->rights(page) == Window::Rights::write) context.window_->write_protect(page);
 }
 
@@ -183,9 +186,9 @@ void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable) {
   const u64 value = entry(page, ram_page);
   if (context.window_ != nullptr && context.read_[page] != value && context.window_->rights(page) != Window::Rights::none)
     context.window_->unmap(page, 1);
-  if (context.write_[page] != 0 && (!writable || context.write_[page] != value)) unlink_write(context, page);
+  if (present(context.write_[page]) && (!writable || context.write_[page] != value)) unlink_write(context, page);
   context.read_[page] = value;
-  if (writable && context.write_[page] == 0) {
+  if (writable && !present(context.write_[page])) {
     context.write_[page] = value;
     link_write(context, page, ram_page);
   }
@@ -193,10 +196,10 @@ void SoftTables::fill(Context& context, u32 page, u64 ram_page, bool writable) {
 }
 
 void SoftTables::drop_entries(Context& context, u32 page) {
-  if (context.read_[page] == 0) return;
+  if (!present(context.read_[page])) return;
   if (context.window_ != nullptr && context.window_->rights(page) != Window::Rights::none) context.window_->unmap(page, 1);
-  context.read_[page] = 0;
-  if (context.write_[page] != 0) unlink_write(context, page);
+  context.read_[page] = no_entry;
+  if (present(context.write_[page])) unlink_write(context, page);
 }
 
 void SoftTables::drop_stale(Context& context) {
@@ -303,9 +306,9 @@ bool SoftTables::may_map(const Context& context, u32 page) const {
 bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
   Window& window = *context.window_;
   const u64 value = context.read_[page];
-  const Window::Rights rights = context.write_[page] != 0 ? Window::Rights::write : Window::Rights::read;
+  const Window::Rights rights = present(context.write_[page]) ? Window::Rights::write : Window::Rights::read;
   const auto belongs = [&](u32 other) {
-    return context.read_[other] == value && may_map(context, other) && (context.write_[other] != 0) == (rights == Window::Rights::write) &&
+    return context.read_[other] == value && may_map(context, other) && present(context.write_[other]) == (rights == Window::Rights::write) &&
            window.rights(other) < rights;
   };
   u32 first = page;
@@ -319,7 +322,7 @@ bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
 bool SoftTables::map_window(u32 page, bool write) {
   if (!window_open()) return false;
   Context& context = *current_;
-  if ((write ? context.write_ : context.read_)[page] == 0 || !may_map(context, page)) return false;
+  if (!present((write ? context.write_ : context.read_)[page]) || !may_map(context, page)) return false;
   if (budget_.pieces > WindowBudget::most - pieces_a_miss) empty_windows();
   const u32 region = page & ~(pages_around - 1);
   if (!map_run(context, page, page & ~(longest_run - 1), (page | (longest_run - 1)) + 1)) {
@@ -327,8 +330,8 @@ bool SoftTables::map_window(u32 page, bool write) {
     return false;
   }
   for (u32 other = region; other < region + pages_around; ++other) {
-    const Window::Rights allowed = context.read_[other] == 0    ? Window::Rights::none
-                                   : context.write_[other] != 0 ? Window::Rights::write
+    const Window::Rights allowed = !present(context.read_[other]) ? Window::Rights::none
+                                   : present(context.write_[other]) ? Window::Rights::write
                                                                 : Window::Rights::read;
     if (context.window_->rights(other) < allowed && may_map(context, other)) (void)map_run(context, other, region, region + pages_around);
   }

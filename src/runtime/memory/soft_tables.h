@@ -11,6 +11,7 @@
 #include "runtime/memory/memory.h"
 #include "runtime/memory/page_walker.h"
 #include "runtime/memory/ram.h"
+#include "translator/contract.h"
 
 #include <array>
 #include <span>
@@ -50,12 +51,12 @@ class SoftTables {
   void fill(Context& context, u32 page, u64 ram_page, bool writable);
   // `page` is cached for reads alone, and leads to `ram_page`.
   [[nodiscard]] bool reads(const Context& context, u32 page, u64 ram_page) const {
-    return context.read_[page] == entry(page, ram_page) && context.write_[page] == 0;
+    return context.read_[page] == entry(page, ram_page) && !contract::present(context.write_[page]);
   }
   // Would `fill` add something here, without changing where the page leads or taking its write entry away?
   [[nodiscard]] bool adds(const Context& context, u32 page, u64 ram_page, bool writable) const {
     const u64 old = context.read_[page];
-    return old == 0 || (old == entry(page, ram_page) && writable && context.write_[page] == 0);
+    return !contract::present(old) || (old == entry(page, ram_page) && writable && !contract::present(context.write_[page]));
   }
   // The slot of `linear` in the current context, for a block that lies in that page and in `further` ones. Does nothing unless all of them
   // were fetched through this context and are in the TLB. True: it is the only slot of its page.

@@ -17,7 +17,7 @@ u8* at(const CpuState& s, u32 linear, u32 size) {
   const u64 context = s.link.view[supervisor].context;
   if (context == 0 || (linear & page_mask) + size > page_size) return nullptr;
   const u64 entry = reinterpret_cast<const u64*>(context + table)[linear >> page_shift];
-  return entry != 0 ? reinterpret_cast<u8*>(entry + linear) : nullptr;
+  return contract::present(entry) ? reinterpret_cast<u8*>(entry + linear) : nullptr;
 }
 const u8* readable(const CpuState& s, u32 linear, u32 size) { return at<contract::read_table>(s, linear, size); }
 u8* writable(const CpuState& s, u32 linear, u32 size) { return at<contract::write_table>(s, linear, size); }
