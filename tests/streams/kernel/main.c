@@ -39,7 +39,7 @@ _Static_assert(sizeof(struct Event) % 16 == 0, "hashed in blocks");
 
 struct Result {
   u32 index;
-  u8 events, last_vector, flags, unused;  // flags: 1 timed out, 2 ended in this kernel, 4 could see ticks
+  u8 events, last_vector, flags, unused;  // flags: 1 timed out, 2 ended in this kernel, 4 could see ticks, 8 cut off
   u32 registers, fpu, memory, tables;
   u32 lenient;  // as `registers`, without what QEMU gets wrong (run_streams)
 };
@@ -63,6 +63,7 @@ static u64 kernel_gdt[8], kernel_idt[256];
 static u8 fpu_area[512] __attribute__((aligned(16)));
 static u8 misc[64] __attribute__((aligned(16)));
 static bool nxe;
+static bool cut_off;  // the stream changed the tables through which this kernel is mapped
 
 extern const u8 event_entries[], tick_entry[], sysenter_entry[];
 extern u8 image_end[];
@@ -193,6 +194,22 @@ static void reset_arena(void) {
     }
 }
 
+// The entries above the tables of make_identity, without accessed and dirty bits. After a stream that changed them, without a flush, it is
+// left to the TLB whether this kernel goes on (SDM vol. 3, 4.10.4).
+static u64 identity_entries(void) {
+  u64 sum = 0;
+  if ((record->cr4 & cr4_pae) == 0) {
+    const u32* directory = (const u32*)(record->cr3 & ~0xFFFu);
+    for (u32 i = 0; i < 2; i++) sum = sum * 31 + (directory[i] & ~0x60u);
+    return sum;
+  }
+  const u64* pdpt = (const u64*)(record->cr3 & ~0x1Fu);
+  const u64* directory = (const u64*)(u32)(pdpt[0] & 0xFFFFF000u);
+  sum = pdpt[0] & ~0x20ull;
+  for (u32 i = 0; i < 4; i++) sum = sum * 31 + (directory[i] & ~0x60ull);
+  return sum;
+}
+
 static void load_own_tables(void) {
   struct TableRegister table = {sizeof(kernel_gdt) - 1, (u32)kernel_gdt};
   __asm__ volatile("lgdt %0" ::"m"(table));
@@ -208,6 +225,7 @@ static void load_own_tables(void) {
 static void run_once(void) {
   reset_arena();
   apply_pokes();
+  const u64 entries = identity_entries();
   event_count = faults = 0;
   ticks = visible_ticks = 0;
   current.state = record->state;
@@ -243,6 +261,9 @@ static void run_once(void) {
     pdpt_accessed |= record->cr4 & cr4_pae ? (*entry & 0x20) << i : 0;
     if (record->cr4 & cr4_pae) *entry &= ~0x20u;
   }
+  hash_pages(arena + page_identity * 4096, identity_pages, identity_hash_now);
+  cut_off = identity_entries() != entries;
+  for (u32 i = 0; i < identity_pages; i++) cut_off |= !equal(identity_hash_now[i], identity_hash[i]);
   reset_debug_registers();
   // QEMU went through v8086 mode with this one; no IRET but one back there clears these (SDM vol. 2, IRET: any at CPL 0 does).
   u32 eflags;
@@ -275,7 +296,7 @@ static void run_stream(u32 index) {
   struct Result result = {.index = index, .events = (u8)event_count};
   u32 last = events[event_count - 1].at.vector;
   result.last_vector = (u8)last;
-  result.flags = (u8)((last == event_timeout) | (last & in_harness ? 2 : 0) | (again && tick_divisor < slow_divisor ? 4 : 0));
+  result.flags = (u8)((last == event_timeout) | (last & in_harness ? 2 : 0) | (again && tick_divisor < slow_divisor ? 4 : 0) | (cut_off ? 8 : 0));
   hash_blocks(events, event_count * sizeof(struct Event) / 16, hash);
   result.registers = fold(hash);
   hash_blocks(misc, sizeof(misc) / 16, hash);
