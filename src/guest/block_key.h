@@ -23,6 +23,7 @@ inline constexpr u32 fs_gs_checked = 1u << 12;     // FS or GS is loaded and not
 inline constexpr u32 expand_down = 1u << 13;       // a loaded data segment expands down: checks have a lower bound too
 inline constexpr u32 x87_unmasked = 1u << 14;  // an x87 exception is unmasked: only the interpreter knows the pointers of its FOP and FDP
 inline constexpr u32 window = 1u << 15;        // accesses go through the context's window: the engine's choice, not the guest CPU's mode
+inline constexpr u32 low_window = 1u << 16;    // with `window`: it lies at host address 0, so an operand's address is its own
 }  // namespace mode
 
 struct BlockKey {

@@ -71,6 +71,7 @@ static_assert(sizeof(CpuidAnswer) == 32);
 // Tables of one privilege that are right as they are: no flush since, and they are those that would be selected for `mode` with a flat CS.
 struct SelectedView {
   u64 context = 0;  // host address (contract.h has the layout); 0: ask Memory
+  u64 window = 0;   // its r14
   u32 mode = 0;     // mode bits (guest/block_key.h)
   bool operator==(const SelectedView&) const = default;
 };
@@ -93,6 +94,7 @@ struct EmittedLink {
   u64 host_stack = 0;     // rsp of the runtime while emitted code runs
   u64 resume_at = 0;      // host address to enter
   u64 context = 0;        // r13: tables of the current view and mode
+  u64 window = 0;         // r14
   u64 return_stack = 0;   // rsp while emitted code runs
   u64 esp_base_mask = 0;  // all ones if r12 is r14 + esp, 0 if it is esp
   u64 interpreter = 0;    // host address of the function that interprets an instruction for emitted code, and its first argument

@@ -99,7 +99,8 @@ std::string mode_names(u32 bits) {
                                                         {mode::osfxsr, "osfxsr"},
                                                         {mode::tsc_faults, "tsc-faults"},
                                                         {mode::x87_unmasked, "x87-unmasked"},
-                                                        {mode::window, "window"}};
+                                                        {mode::window, "window"},
+                                                        {mode::low_window, "low-window"}};
   std::string text;
   const auto add = [&text](std::string_view name) {
     if (!text.empty()) text += ' ';

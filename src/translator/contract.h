@@ -11,7 +11,7 @@
 //   r8 r9 r11                           scratch
 //   r10                                 the constant 10: shift count of the four-byte table look-up
 //   r13                                 tables of the current context (layout below)
-//   r14                                 its window: r13 + contract::window
+//   r14                                 its window: r13 + contract::window, or 0
 //   r15                                 CpuState*; the code cache lies at a fixed distance behind it
 //
 // A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss faults because its entry leads to the
@@ -23,6 +23,9 @@
 // In blocks with mode::window an access is one host access at r14 + linear address. What is not mapped there faults: the runtime maps it,
 // if the tables have an entry, or interprets the instruction. An address that is formed with 64 bits may miss the 4 GiB by as much as the
 // guards hold.
+//
+// One context at a time may have its window at host address 0 (mode::low_window): then an operand's address is the guest's own, formed with
+// 32 bits (prefix 67h), r14 is 0, and r12 is esp. The first 64 KiB cannot be mapped there.
 //
 // String instructions run there on rsi + r14 and rdi + r14. The window begins at a multiple of 4 GiB, so the lower halves are the guest's
 // registers at every fault, and after a REP has begun too: such a REP starts with the prefix `window_rep`, and r9 holds the count before
@@ -57,6 +60,8 @@ inline constexpr u64 tables_size = jump_table + (u64{4} << 32);
 inline constexpr u64 linear_size = u64{1} << 32;
 inline constexpr u64 window = tables_size + (u64{2} << 30);
 inline constexpr u64 window_end = window + linear_size + (u64{32} << 30);
+// Of the window at host address 0: what vm.mmap_min_addr keeps unmapped.
+inline constexpr u64 low_window_begin = 0x10000;
 inline constexpr u64 context_size = window_end;
 inline constexpr u8 window_rep = 0x3E;
 
@@ -109,6 +114,7 @@ inline constexpr i32 exit_reason = link + static_cast<i32>(offsetof(EmittedLink,
 inline constexpr i32 exit_argument = link + static_cast<i32>(offsetof(EmittedLink, exit_argument));
 inline constexpr i32 host_stack = link + static_cast<i32>(offsetof(EmittedLink, host_stack));
 inline constexpr i32 resume_at = link + static_cast<i32>(offsetof(EmittedLink, resume_at));
+inline constexpr i32 window_base = link + static_cast<i32>(offsetof(EmittedLink, window));
 inline constexpr i32 context = link + static_cast<i32>(offsetof(EmittedLink, context));
 inline constexpr i32 return_stack = link + static_cast<i32>(offsetof(EmittedLink, return_stack));
 inline constexpr i32 interpreter = link + static_cast<i32>(offsetof(EmittedLink, interpreter));

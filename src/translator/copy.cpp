@@ -55,6 +55,7 @@ void Emitter::reencode(const Insn& insn, unsigned substituted) {
     if (b == 0x66 || b == 0xF0 || keep_rep) put(b);
   }
 
+  if (insn.has_memory && place_.wraps) put(0x67);
   u8 rex = 0;
   u8 modrm = insn.modrm_offset != 0 ? insn.bytes[insn.modrm_offset] : u8{0};
   bool has_modrm = insn.modrm_offset != 0;
@@ -100,15 +101,20 @@ void Emitter::reencode(const Insn& insn, unsigned substituted) {
   if (insn.has_memory) {
     constexpr u32 no_index = 4;  // as SIB says it
     const u32 index = place_.index.isValid() ? place_.index.id() : no_index;
-    rex |= rex_base | rex_b;
-    if (index >= 8) rex |= rex_x;
+    if (place_.base.id() >= 8) rex |= rex_base | rex_b;
+    if (index >= 8) rex |= rex_base | rex_x;
     const i32 displacement = place_.displacement;
     const bool byte = displacement == static_cast<i8>(displacement);
-    const u32 mod = displacement == 0 ? 0 : byte ? 1 : 2;
-    modrm = static_cast<u8>((modrm & 0x38u) | mod << 6 | 4u);  // SIB
-    address[0] = static_cast<u8>(place_.shift << 6 | (index & 7u) << 3 | (place_.base.id() & 7u));
-    std::memcpy(&address[1], &displacement, sizeof displacement);
-    address_length = mod == 0 ? 1 : mod == 1 ? 2 : 5;
+    const u32 base = place_.base.id() & 7u;
+    const u32 mod = displacement == 0 && base != 5 ? 0 : byte ? 1 : 2;
+    if (index == no_index && base != 4) {
+      modrm = static_cast<u8>((modrm & 0x38u) | mod << 6 | base);
+    } else {
+      modrm = static_cast<u8>((modrm & 0x38u) | mod << 6 | 4u);  // SIB
+      address[address_length++] = static_cast<u8>(place_.shift << 6 | (index & 7u) << 3 | base);
+    }
+    std::memcpy(&address[address_length], &displacement, sizeof displacement);
+    address_length += mod == 0 ? 0 : mod == 1 ? 1 : 4;
   }
 
   if (rex != 0) put(rex);
@@ -121,16 +127,6 @@ void Emitter::reencode(const Insn& insn, unsigned substituted) {
 
 bool Emitter::emit_copy(const Insn& insn) {
   if (is_hint(insn)) return true;
-  bool needs_rex = insn.has_memory;
-  for (unsigned i = 0; i < insn.operand_count; ++i) needs_rex |= is_guest_esp(insn.operand[i]) && insn.operand[i].slot != Slot::implicit;
-  unsigned substituted = none;
-  if (needs_rex) {
-    for (unsigned i = 0; i < insn.operand_count; ++i) {
-      const Operand& o = insn.operand[i];
-      if (is_high_byte(o) && o.slot != Slot::implicit && o.slot != Slot::opcode) substituted = i;
-    }
-  }
-
   unsigned size = 0;
   bool aligned = false;
   bool written = insn.row == Row::cmpxchg || insn.row == Row::cmpxchg8b;  // always a write cycle (SDM vol. 2, CMPXCHG)
@@ -148,6 +144,15 @@ bool Emitter::emit_copy(const Insn& insn) {
   if (family == Family::x87 || family == Family::mmx || family == Family::sse) check_fpu();
   if (insn.has_memory) operand_address(insn, size, written ? Table::write : Table::read, aligned);
   if (insn.row == Row::fldcw) fault_if_unmasking();
+  bool needs_rex = insn.has_memory && (place_.base.id() >= 8 || (place_.index.isValid() && place_.index.id() >= 8));
+  for (unsigned i = 0; i < insn.operand_count; ++i) needs_rex |= is_guest_esp(insn.operand[i]) && insn.operand[i].slot != Slot::implicit;
+  unsigned substituted = none;
+  if (needs_rex) {
+    for (unsigned i = 0; i < insn.operand_count; ++i) {
+      const Operand& o = insn.operand[i];
+      if (is_high_byte(o) && o.slot != Slot::implicit && o.slot != Slot::opcode) substituted = i;
+    }
+  }
   if (substituted == none) {
     reencode(insn, none);
     return true;

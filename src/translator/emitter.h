@@ -51,7 +51,9 @@ class Emitter {
   void move_esp(i32 step);
   void write_esp();
   void add_to_esp(i32 step);
-  [[nodiscard]] bool esp_is_host() const { return (key_.mode & mode::window) != 0 && options_.optimizations.on(Optimization::host_esp); }
+  [[nodiscard]] bool esp_is_host() const {
+    return (key_.mode & mode::window) != 0 && !low_window() && options_.optimizations.on(Optimization::host_esp);
+  }
   void mend_esp(const Insn& insn);  // behind an instruction that may have written r12d
   void poll();
   void poll_loop();  // where control may come again and again, unless the timer finds a boundary by itself
@@ -85,6 +87,7 @@ class Emitter {
     Gp index = asmjit::x86::r8;
     u32 shift = 0;
     i32 displacement = 0;
+    bool wraps = false;  // formed with 32 bits
   };
   // Makes the access of `size` bytes at r8d possible: r9 = table entry, or nothing in a window. Clobbers r11 when the site is unaligned.
   // `aligned`: a misaligned one is a fault of the guest's that comes before the page walk, so it must not come to the tables at all.
@@ -92,10 +95,12 @@ class Emitter {
   void load_entry(Table table, bool may_cross);                                              // the end of look_up; r9 is the index
   void operand_address(const Insn& insn, unsigned size, Table table, bool aligned = false);  // all of it for the memory operand
   [[nodiscard]] bool in_window() const { return (key_.mode & mode::window) != 0 && !form_.tables; }
+  [[nodiscard]] bool low_window() const { return (key_.mode & mode::low_window) != 0; }
   [[nodiscard]] bool site_unaligned() const { return form_.unaligned && !in_window(); }
   // The address in a flat segment of a window needs no computing: [register + displacement], [register * scale + displacement], a fixed one
-  // in the lower half, or one with esp, which is a host address.
+  // in the lower half, or one with esp, which is a host address. At host address 0 any address is the guest's own.
   bool place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement);
+  bool place_as_it_is(const Insn& insn);
   bool place_on_stack(Seg segment, const Gp& index, u32 shift, i32 displacement);
   [[nodiscard]] bool may_place(Seg segment, i32 displacement) const;
   bool place_directly(const Insn& insn);

@@ -83,6 +83,11 @@ bool Emitter::may_place(Seg segment, i32 displacement) const {
 }
 
 bool Emitter::place_directly(Seg segment, const Gp& index, u32 shift, i32 displacement) {
+  if (low_window() && index.isValid() && shift == 0) {
+    if (segment_form(segment) != SegmentForm::flat) return false;
+    place_ = {index, Gp(), 0, displacement, true};
+    return true;
+  }
   if (!may_place(segment, displacement)) return false;
   place_ = {x86::r14, index, shift, displacement};
   return true;
@@ -96,9 +101,21 @@ bool Emitter::place_on_stack(Seg segment, const Gp& index, u32 shift, i32 displa
   return true;
 }
 
+// r14 is 0, where there is no base.
+bool Emitter::place_as_it_is(const Insn& insn) {
+  const MemOperand& m = insn.mem;
+  if (segment_form(m.segment) != SegmentForm::flat) return false;
+  const bool indexed = m.index != no_reg;
+  place_ = {m.base != no_reg ? gpr64(m.base) : Gp(x86::r14), indexed ? gpr64(m.index) : Gp(),
+            indexed ? static_cast<u32>(std::countr_zero(static_cast<unsigned>(m.scale))) : 0,
+            static_cast<i32>(m.displacement) + (m.base == esp ? esp_pending_ : 0), true};
+  return true;
+}
+
 bool Emitter::place_directly(const Insn& insn) {
   const MemOperand& m = insn.mem;
   if (insn.address_size != 4) return false;
+  if (low_window()) return place_as_it_is(insn);
   if (m.base == no_reg && m.index == no_reg) {
     return static_cast<i32>(m.displacement) >= 0 && place_directly(m.segment, Gp(), 0, static_cast<i32>(m.displacement));
   }
@@ -131,7 +148,11 @@ void Emitter::register_operand(const Gp& base, i32 displacement, Seg segment, un
 
 void Emitter::look_up(unsigned size, Table table, bool aligned) {
   if (fits_window(size, table)) {
-    place_ = {x86::r14, x86::r8, 0, 0};
+    if (low_window()) {
+      place_ = {x86::r8, Gp(), 0, 0};
+    } else {
+      place_ = {x86::r14, x86::r8, 0, 0};
+    }
     return;
   }
   place_ = {};
@@ -190,8 +211,9 @@ void Emitter::operand_address(const Insn& insn, unsigned size, Table table, bool
 }
 
 x86::Mem Emitter::host_memory(unsigned size) const {
-  if (!place_.index.isValid()) return x86::Mem(place_.base, place_.displacement, size);
-  return x86::Mem(place_.base, place_.index, place_.shift, place_.displacement, size);
+  const Gp base = place_.wraps ? place_.base.r32() : place_.base;
+  if (!place_.index.isValid()) return x86::Mem(base, place_.displacement, size);
+  return x86::Mem(base, place_.wraps ? place_.index.r32() : place_.index, place_.shift, place_.displacement, size);
 }
 
 }  // namespace ring3

@@ -143,7 +143,7 @@ bool Emitter::emit_load_segment(const Insn& insn) {
 }
 
 u32 Emitter::flat_mode(u32 cpl_bit) const {
-  constexpr u32 by_privilege = mode::user | mode::cpl0 | mode::tsc_faults | mode::alignment_checks | mode::window;
+  constexpr u32 by_privilege = mode::user | mode::cpl0 | mode::tsc_faults | mode::alignment_checks | mode::window | mode::low_window;
   return (key_.mode & ~by_privilege) | mode::code32 | mode::stack32 | mode::cs_flat | cpl_bit;
 }
 

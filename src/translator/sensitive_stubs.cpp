@@ -261,8 +261,8 @@ void emit_fast_system_call(x86::Assembler& a, bool exit, const Label& interpret)
   }
   a.mov(x86::r13, field(view + static_cast<i32>(offsetof(SelectedView, context)), 8));
   a.mov(field(offset::context, 8), x86::r13);
-  a.mov(x86::r14, Imm(window));
-  a.add(x86::r14, x86::r13);
+  a.mov(x86::r14, field(view + static_cast<i32>(offsetof(SelectedView, window)), 8));
+  a.mov(field(offset::window_base, 8), x86::r14);
   a.mov(x86::r11, field(offset::esp_base_mask, 8));
   a.and_(x86::r11, x86::r14);
   a.add(x86::r12, x86::r11);

@@ -136,8 +136,8 @@ bool Emitter::emit_string_in_window(const Insn& insn, u8 opcode, unsigned size, 
   if (!in_window() || form_.wraps) return false;
   if (source && segment_form(insn.segment_override ? insn.mem.segment : Seg::ds) != SegmentForm::flat) return false;
   if (destination && segment_form(Seg::es) != SegmentForm::flat) return false;
-  if (source) a_.lea(x86::rsi, x86::ptr(x86::rsi, x86::r14));
-  if (destination) a_.lea(x86::rdi, x86::ptr(x86::rdi, x86::r14));
+  if (source && !low_window()) a_.lea(x86::rsi, x86::ptr(x86::rsi, x86::r14));
+  if (destination && !low_window()) a_.lea(x86::rdi, x86::ptr(x86::rdi, x86::r14));
   std::array<u8, 4> code{};
   u32 n = 0;
   if (insn.rep != Rep::none) {

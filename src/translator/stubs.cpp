@@ -51,8 +51,7 @@ void emit_go_on(x86::Assembler& a, const Places& p) {
   a.bind(p.go_on);
   a.mov(x86::rsp, field(offset::return_stack, 8));
   a.mov(x86::r13, field(offset::context, 8));
-  a.mov(x86::r14, Imm(contract::window));
-  a.lea(x86::r14, x86::ptr(x86::r13, x86::r14));
+  a.mov(x86::r14, field(offset::window_base, 8));
   a.mov(x86::r10d, 10);
   a.mov(x86::r12, field(offset::esp_base_mask, 8));
   a.and_(x86::r12, x86::r14);

@@ -10,7 +10,6 @@
 #include "guest/breakpoints.h"
 #include "runtime/bt/bt_trace.h"
 #include "runtime/bt/emitted_state.h"
-#include "runtime/bt/low_memory.h"
 #include "runtime/memory/ram.h"
 #include "runtime/system/cpu_model.h"
 #include "runtime/system/mode_bits.h"
@@ -65,11 +64,10 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
       mode_(no_mode),
       return_region_(make_return_region()) {
   if (region.state_area() != &vcpu.s) throw InternalError("CpuState does not lie in front of the code cache");
-  reserve_low_memory();
   v_.mem.set_watcher(this);
   v_.shortcuts = !options.lockstep && options.translator.optimizations.on(Optimization::transfers);
   v_.mem.set_keep_views(options.translator.optimizations.on(Optimization::views));
-  if (options.translator.optimizations.on(Optimization::windows)) v_.mem.set_windows(options.window_after);
+  if (options.translator.optimizations.on(Optimization::windows)) v_.mem.set_windows(options.window_after, options.translator.optimizations.on(Optimization::low_window));
   if (options_.lockstep) {
     options_.chain = false;
     record_ = std::make_unique<LockstepRecord>(v_.mem.ram());
@@ -192,8 +190,12 @@ u32 BtEngine::mode_bits() const {
   return same_segments_mode_bits();
 }
 
+u32 BtEngine::window_mode() const {
+  return (v_.mem.window_open() ? mode::window : 0) | (v_.mem.window_low() ? mode::low_window : 0);
+}
+
 u32 BtEngine::same_segments_mode_bits() const {
-  return v_.s.link.segment_mode | control_mode_bits(v_.s) | (v_.mem.window_open() ? mode::window : 0);
+  return v_.s.link.segment_mode | control_mode_bits(v_.s) | window_mode();
 }
 
 // HLT. The wait itself ends at the deadline, so the timer is put off: its signal would be one more thing to do at each tick.
@@ -218,9 +220,10 @@ bool BtEngine::mode_is(const BlockKey& key) const {
 void BtEngine::select_mode(u32 bits) {
   const SegmentCache& cs = v_.s.segment(Seg::cs);
   if (v_.mem.context_selected() && bits == mode_.mode && cs.base == mode_.cs_base && cs.limit == mode_.cs_limit) return;
-  mode_ = {0, 0, bits & ~mode::window, cs.base, cs.limit};
+  mode_ = {0, 0, bits & ~(mode::window | mode::low_window), cs.base, cs.limit};
   v_.s.link.context = followed_ = v_.mem.select_context(mode_.mode, cs.base, cs.limit);
-  if (v_.mem.window_open()) mode_.mode |= mode::window;
+  v_.s.link.window = v_.mem.window_base();
+  mode_.mode |= window_mode();
 }
 
 bool BtEngine::translatable() const {
@@ -433,7 +436,7 @@ BtEngine::Next BtEngine::on_fault() {
     return Next::go_on;
   }
   if ((block.key.mode & mode::window) != 0 && fault.address_known) {
-    const i64 distance = static_cast<i64>(fault.address - s.link.context - contract::window);
+    const i64 distance = static_cast<i64>(fault.address - s.link.window);
     constexpr i64 before = static_cast<i64>(contract::window - contract::tables_size);
     if (distance >= -before && distance < static_cast<i64>(contract::window_end - contract::window))
       return on_window_fault(block, site.point, distance);
@@ -442,7 +445,9 @@ BtEngine::Next BtEngine::on_fault() {
   const u64 physical = block.key.physical + point.guest_offset;
   const u64 guard = reinterpret_cast<u64>(region_.state_area()) + contract::limit_guard;
   const bool table_miss = fault.signal == SIGSEGV && fault.table_miss;
+  const bool gate = fault.address_known && fault.address < page_size;  // a pointer in EmittedLink that is 0
   const bool limit = fault.address_known && fault.address - guard < page_size;
+  const bool by_table = fault.signal == SIGSEGV && !gate && !limit;
   const u64 generation = cache_.generation();
   if (step() == Next::stop) return Next::stop;
   const bool changed = cache_.generation() != generation;
@@ -454,9 +459,9 @@ BtEngine::Next BtEngine::on_fault() {
     forms_.at(physical).divides = true;
     return translate_again(block, site.point);
   }
-  if (fault.signal == SIGSEGV && !limit && !changed && (table_miss || forms_.at(physical).unaligned)) {
+  if (by_table && !changed && (table_miss || forms_.at(physical).unaligned)) {
     look_up_by_call(block, site.point, fault.pc);
-  } else if (fault.signal == SIGSEGV && !limit && !changed) {
+  } else if (by_table && !changed) {
     forms_.at(physical).unaligned = true;
     ++counters_.unaligned_sites;
     return translate_again(block, site.point);

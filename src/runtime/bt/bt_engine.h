@@ -94,6 +94,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   [[nodiscard]] u32 guest_eip(const Block& block, u32 point) const {
     return block.key.linear + block.point(point).guest_offset - block.key.cs_base;
   }
+  [[nodiscard]] u32 window_mode() const;
   [[nodiscard]] u32 same_segments_mode_bits() const;  // the same, if no segment changed since it was asked for
   [[nodiscard]] bool translatable() const;            // the mode
   [[nodiscard]] bool must_step();                     // the instruction at EIP is the interpreter's

@@ -37,9 +37,17 @@ class WindowAccount {
  public:
   // Met at work while closed. True: open.
   [[nodiscard]] bool is_due(u32 after) { return ++met_ >= u64{after} * patience_; }
-  void open() { credit_ = first_credit; }
+  void open() {
+    credit_ = first_credit;
+    worked_ = 0;
+  }
   // Met at work while open.
-  void earn() { credit_ = std::min(credit_ + credit_each, most_credit); }
+  void earn() {
+    credit_ = std::min(credit_ + credit_each, most_credit);
+    ++worked_;
+  }
+  // How often since it was opened.
+  [[nodiscard]] u32 worked() const { return worked_; }
   // So often the host was told to take back what had been mapped. False: close.
   [[nodiscard]] bool pay(u32 losses) { return (credit_ -= static_cast<i32>(losses)) >= 0; }
   void close() {
@@ -55,6 +63,7 @@ class WindowAccount {
   static constexpr u32 most_patience = 1024;
   u64 met_ = 0;
   u32 patience_ = 1;
+  u32 worked_ = 0;
   i32 credit_ = 0;
 };
 

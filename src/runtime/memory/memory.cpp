@@ -352,9 +352,13 @@ bool Memory::context_selected() const { return impl_->tables.current() != nullpt
 
 u64 Memory::fetch_tag(bool user) { return impl_->tables.data(user).fetch_tag(); }
 
-void Memory::set_windows(u32 after) { impl_->tables.set_windows(after); }
+void Memory::set_windows(u32 after, bool low) { impl_->tables.set_windows(after, low); }
 
 bool Memory::window_open() const { return impl_->tables.window_open(); }
+
+bool Memory::window_low() const { return impl_->tables.window_low(); }
+
+u64 Memory::window_base() const { return impl_->tables.window_base(); }
 
 void Memory::met_at_work() { impl_->tables.met_at_work(); }
 

@@ -182,9 +182,13 @@ class Memory {
 
   // --- windows (translator/contract.h) of the current context ---
   // They open for contexts that were met at work `after` times; with 0, from the start. Without this call there are none.
-  void set_windows(u32 after);
+  // `low`: one of them at a time may lie at host address 0.
+  void set_windows(u32 after, bool low);
   // Blocks for this context have mode::window.
   [[nodiscard]] bool window_open() const;
+  [[nodiscard]] bool window_low() const;  // and mode::low_window
+  // r14: the host address of linear address 0; 0 if it is closed.
+  [[nodiscard]] u64 window_base() const;
   // To be called now and then while the context's code runs, when some time has passed. May open or close the window.
   void met_at_work();
   // Maps the page of `linear` for reads, or for reads and writes, as far as the tables have an entry. False: they have none, or the window

@@ -23,6 +23,11 @@ constexpr u32 always_worth_comparing = 128;
 constexpr u32 longest_run = 512;
 constexpr u32 pages_around = 16;
 constexpr u32 pieces_a_miss = 2 * (pages_around + 1);
+// The window at host address 0, all in meetings at work (4 to 10 ms): after how many of others it is free to be taken; how long a kernel
+// must be alone; how long another window is open before it goes there, since all code is translated once more then.
+constexpr u32 long_idle = 25;
+constexpr u32 long_alone = 500;
+constexpr u32 long_at_work = 25;
 
 }  // namespace
 
@@ -83,7 +88,7 @@ void SoftTables::release_surplus() {
 
 void SoftTables::set_data(bool user, Context* context) {
   data_[user] = context;
-  views_[user] = context != nullptr ? SelectedView{context->base(), context->key_.mode} : SelectedView{};
+  views_[user] = context != nullptr ? SelectedView{context->base(), context->window_ != nullptr ? context->window_->base() : 0, context->key_.mode} : SelectedView{};
 }
 
 Context& SoftTables::select_data(bool user) {
@@ -215,7 +220,7 @@ void SoftTables::drop_stale(Context& context) {
 }
 
 void SoftTables::empty(Context& context) {
-  context.window_.reset();
+  drop_window(context);
   context.account_ = {};
   context.copies_.forget_all(stale_);
   drop_stale(context);
@@ -264,28 +269,78 @@ void SoftTables::drop_writes(u64 ram_page) {
 
 // --- windows ---
 
+void SoftTables::set_windows(u32 after, bool low) {
+  windows_ = true;
+  windows_after_ = after;
+  // Up to a bit behind 4 GiB, where an access at its end may reach.
+  if (low) low_ = Mapping::reserve_at(contract::low_window_begin, contract::linear_size);
+}
+
+// A program gains more than a kernel, which shares its window with nobody: it changes with every process that runs. So a kernel gets it if
+// nothing else seems to run, and gives it up to the first program that asks.
+bool SoftTables::low_is_due(const Context& context) const {
+  if (!low_) return false;
+  if (windows_after_ == 0) return low_owner_ == nullptr;
+  if ((context.key_.mode & mode::user) == 0) return low_owner_ == nullptr && alone_ >= long_alone;
+  return low_owner_ == nullptr || (low_owner_->key_.mode & mode::user) == 0 || low_idle_ >= long_idle;
+}
+
 void SoftTables::open_window(Context& context) {
-  context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, ram_, budget_);
+  if (low_is_due(context)) {
+    if (low_owner_ != nullptr) {
+      Context& before = *low_owner_;
+      before.account_ = {};
+      drop_window(before);
+    }
+    constexpr u64 begin = contract::low_window_begin;
+    context.window_ = std::make_unique<Window>(low_, 0 - begin, static_cast<u32>(begin >> page_shift), ram_, budget_);
+    low_owner_ = &context;
+    low_idle_ = 0;
+  } else {
+    context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, 0, ram_, budget_);
+  }
   context.account_.open();
-  context.jumps_.clear_all();
   ++stats_.windows_opened;
+  window_changed(context);
 }
 
 void SoftTables::close_window(Context& context) {
-  context.window_.reset();
   context.account_.close();
-  context.jumps_.clear_all();
   ++stats_.windows_closed;
+  drop_window(context);
+}
+
+void SoftTables::drop_window(Context& context) {
+  if (context.window_ == nullptr) return;
+  context.window_.reset();
+  if (low_owner_ == &context) low_owner_ = nullptr;
+  window_changed(context);
+}
+
+// Blocks for the context are others now.
+void SoftTables::window_changed(Context& context) {
+  context.jumps_.clear_all();
+  for (const bool user : {false, true})
+    if (data_[user] == &context) set_data(user, &context);
 }
 
 void SoftTables::met_at_work() {
   if (!windows_ || windows_after_ == 0 || current_ == nullptr) return;
-  if (current_->window_ == nullptr) {
-    if (current_->account_.is_due(windows_after_)) open_window(*current_);
+  Context& context = *current_;
+  const bool low = &context == low_owner_;
+  low_idle_ = low ? 0 : low_idle_ + 1;
+  alone_ = (context.key_.mode & mode::user) != 0 ? 0 : alone_ + 1;
+  if (context.window_ == nullptr) {
+    if (context.account_.is_due(windows_after_)) open_window(context);
     return;
   }
-  current_->account_.earn();
-  if (!current_->account_.pay(current_->window_->take_losses())) close_window(*current_);
+  context.account_.earn();
+  if (!context.account_.pay(context.window_->take_losses())) {
+    close_window(context);
+  } else if (!low && context.account_.worked() >= long_at_work && low_is_due(context)) {
+    drop_window(context);
+    open_window(context);
+  }
 }
 
 void SoftTables::empty_windows() {
@@ -298,6 +353,7 @@ void SoftTables::empty_windows() {
 
 // A kernel's window would lose the memory of processes at each change of the address space: what reaches it there stays on the tables.
 bool SoftTables::may_map(const Context& context, u32 page) const {
+  if (page < context.window_->first_page()) return false;
   return (context.key_.mode & mode::user) != 0 || windows_after_ == 0 || !context.copies_.user(page);
 }
 

@@ -65,13 +65,14 @@ class SoftTables {
 
   // --- windows (of the current context) ---
   // `after`: how often a context must be met at work; 0: windows are open from the start and stay so. Off until this is called.
-  void set_windows(u32 after) {
-    windows_ = true;
-    windows_after_ = after;
-  }
+  // `low`: one of them may lie at host address 0, if the host lets it.
+  void set_windows(u32 after, bool low);
   // Windows that were emptied because together they took too many of the host's mappings.
   [[nodiscard]] u64 windows_emptied() const { return budget_.emptied; }
   [[nodiscard]] bool window_open() const { return current_ != nullptr && current_->window_ != nullptr; }
+  [[nodiscard]] bool window_low() const { return window_open() && current_ == low_owner_; }
+  // Host address of linear address 0 in it; 0 if it is closed.
+  [[nodiscard]] u64 window_base() const { return window_open() ? current_->window_->base() : 0; }
   // The current context was met at work: some time has passed. May open or close its window, and empties its jump slots then.
   void met_at_work();
   // Maps `page`, and neighbours with entries, as far as its entry allows. False: it has none for this access, or the window is closed now.
@@ -117,6 +118,9 @@ class SoftTables {
   void deselect();
   void open_window(Context& context);
   void close_window(Context& context);
+  void drop_window(Context& context);
+  void window_changed(Context& context);
+  [[nodiscard]] bool low_is_due(const Context& context) const;
   void empty_windows();
   [[nodiscard]] bool may_map(const Context& context, u32 page) const;
   bool map_run(Context& context, u32 page, u32 least, u32 end);
@@ -127,6 +131,7 @@ class SoftTables {
   GuestRam& ram_;
   const PageWalker& walker_;
   WindowBudget budget_;  // outlives the windows in the pool
+  Mapping low_;          // host addresses from contract::low_window_begin on; empty: not to be had
   ContextPool pool_;
   std::array<Context*, 2> data_{};  // [user]; null after a flush
   Views& views_;
@@ -137,6 +142,9 @@ class SoftTables {
   StalePages stale_;  // scratch
   MemoryStats& stats_;
   bool keep_ = true;
+  Context* low_owner_ = nullptr;  // whose window is at host address 0
+  u32 alone_ = 0;                 // how often a kernel was, since a program was
+  u32 low_idle_ = 0;              // how often another context was met at work since it was
   bool windows_ = false;
   u32 windows_after_ = 0;
   // Per RAM page: links to the first write entry that leads to it, of supervisors' contexts and of users'. Apart, because a kernel's come

@@ -21,8 +21,13 @@ void must(bool done) {
 
 }  // namespace
 
-Window::Window(const Mapping& owner, u64 offset, const GuestRam& ram, WindowBudget& budget)
-    : owner_(owner), offset_(offset), ram_(ram), budget_(budget), rights_mapping_(Mapping::sparse(linear_page_count * sizeof(Rights))) {
+Window::Window(const Mapping& owner, u64 offset, u32 first_page, const GuestRam& ram, WindowBudget& budget)
+    : owner_(owner),
+      offset_(offset),
+      first_page_(first_page),
+      ram_(ram),
+      budget_(budget),
+      rights_mapping_(Mapping::sparse(linear_page_count * sizeof(Rights))) {
   if (!rights_mapping_) throw UserError("windows: the host has no address space left; raise the limit (ulimit -v)");
   rights_ = reinterpret_cast<Rights*>(rights_mapping_.data());
 }
@@ -63,7 +68,7 @@ void Window::unmap(u32 first, u32 count) {
 void Window::clear() {
   if (pieces_ == 0) return;
   ++losses_;
-  must(owner_.close(offset_, contract::linear_size));
+  must(owner_.close(at(first_page_), contract::linear_size - (u64{first_page_} << page_shift)));
   rights_mapping_.discard(0, rights_mapping_.size());
   budget_.pieces -= pieces_;
   pieces_ = 0;

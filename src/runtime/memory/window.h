@@ -25,12 +25,16 @@ class Window {
  public:
   enum class Rights : u8 { none, read, write };
 
-  // The window's 4 GiB lie at `offset` of `owner`, inaccessible. Throws UserError when the host has no address space left.
-  Window(const Mapping& owner, u64 offset, const GuestRam& ram, WindowBudget& budget);
+  // The window's 4 GiB, inaccessible, lie at `offset` of `owner`, but for what is before `first_page`, which is never mapped. Throws
+  // UserError when the host has no address space left.
+  Window(const Mapping& owner, u64 offset, u32 first_page, const GuestRam& ram, WindowBudget& budget);
   ~Window() { clear(); }
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
 
+  // Host address of linear address 0.
+  [[nodiscard]] u64 base() const { return reinterpret_cast<u64>(owner_.data()) + offset_; }
+  [[nodiscard]] u32 first_page() const { return first_page_; }
   [[nodiscard]] Rights rights(u32 page) const { return rights_[page]; }
   // Maps linear pages [first, first + count) to RAM from physical `ram_page` on. False: the host refuses; what was mapped there stays.
   [[nodiscard]] bool map(u32 first, u32 count, u64 ram_page, Rights rights);
@@ -55,6 +59,7 @@ class Window {
 
   const Mapping& owner_;
   u64 offset_;
+  u32 first_page_;
   const GuestRam& ram_;
   WindowBudget& budget_;
   Mapping rights_mapping_;

@@ -280,7 +280,7 @@ TEST_P(MemoryRandom, AgreesWithAPlainWalk) {
   const auto [with_pae, with_windows, crowded] = GetParam();
   if (crowded) memory.limit_contexts(0);  // a context that is not at work is given back to the host
   enable_paging(with_pae);
-  if (with_windows) memory.set_windows(0);
+  if (with_windows) memory.set_windows(0, false);
   ASSERT_EQ(pipe(pipe_ends), 0);
   cpu.efer = pae() ? efer::nxe : 0;
   for (u32 number = 1; number < space_count && pae(); ++number) {

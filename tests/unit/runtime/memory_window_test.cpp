@@ -59,7 +59,7 @@ TEST(WindowBudgetTest, HoldsHoweverPagesAreTakenBack) {
   const Mapping space = Mapping::reserve(8 * contract::linear_size);
   ASSERT_TRUE(space);
   std::vector<std::unique_ptr<Window>> windows;
-  for (u32 n = 0; n < 8; ++n) windows.push_back(std::make_unique<Window>(space, n * contract::linear_size, ram, budget));
+  for (u32 n = 0; n < 8; ++n) windows.push_back(std::make_unique<Window>(space, n * contract::linear_size, 0, ram, budget));
   const u32 before = mappings_of_this_process();
   u32 most = 0;
   for (auto& window : windows) {
