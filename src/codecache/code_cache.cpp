@@ -60,7 +60,7 @@ Block& CodeCache::install(const GuestBlock& guest, u64 second_page, const Transl
       patch32(next_ + exit.number_offset, static_cast<u32>(exits_.size()));
     }
     const u32 stub = has_stub ? next_ + exit.stub_offset : Block::none;
-    exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, stub, exit.target, exit.kind});
+    exits_.push_back({number, Block::none, Block::none, next_ + exit.patch_offset, stub, exit.target, exit.kind, exit.loop_offset});
     ++block.exit_count;
     if (is_landing(exit.kind)) join_landing(static_cast<u32>(exits_.size()) - 1);
   }
@@ -194,7 +194,7 @@ void CodeCache::link(u32 number, Block& to) {
     patch32(exit.stub_offset + 9, stubs_.jump - (exit.stub_offset + 13));
     return;
   }
-  patch32(exit.patch_offset, to.host_offset - (exit.patch_offset + 4));
+  patch32(exit.patch_offset, to.host_offset + (exit.from == to.number ? exit.loop_offset : 0) - (exit.patch_offset + 4));
   exit.to = to.number;
   exit.next = to.incoming;
   to.incoming = number;

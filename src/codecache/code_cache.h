@@ -60,6 +60,7 @@ class CodeCache {
     u32 stub_offset = 0;
     u32 target = 0;  // linear address
     ExitKind kind = ExitKind::jump;
+    u8 loop_offset = 0;   // DirectExit's
     bool shared = false;  // a call that leads to that of another block for the same guest instruction
   };
   [[nodiscard]] const Exit& exit(u32 number) const { return exits_[number]; }

@@ -15,17 +15,16 @@ constexpr u8 has_esp = 0x20;
 constexpr u8 long_host = 0xFF;
 
 u8 flags_of(const InsnPoint& point) {
-  return static_cast<u8>((point.emitted ? 0u : 1u) | (point.rep_string ? 2u : 0u) | (point.shadowed ? 4u : 0u) | (point.x87 ? 8u : 0u) |
-                         (point.moves_fip ? 16u : 0u) | (point.segment ? 32u : 0u));
+  return static_cast<u8>((point.emitted ? 0u : 1u) | (point.rep_string ? 2u : 0u) | (point.shadowed ? 4u : 0u) |
+                         (point.moves_fip ? 8u : 0u) | (point.segment ? 16u : 0u));
 }
 
 void set_flags(InsnPoint& point, u8 flags) {
   point.emitted = (flags & 1u) == 0;
   point.rep_string = (flags & 2u) != 0;
   point.shadowed = (flags & 4u) != 0;
-  point.x87 = (flags & 8u) != 0;
-  point.moves_fip = (flags & 16u) != 0;
-  point.segment = (flags & 32u) != 0;
+  point.moves_fip = (flags & 8u) != 0;
+  point.segment = (flags & 16u) != 0;
 }
 
 void put32(std::vector<u8>& out, u32 value) {

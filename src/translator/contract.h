@@ -16,9 +16,9 @@
 //
 // A memory access is: linear address in r8d, table entry in r9, host access at [r9 + r8]. A miss faults because its entry leads to the
 // half of the host's address space that is the kernel's; an address that is misaligned for its size gives a non-canonical index and faults
-// too. The fault handler finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the runtime to fill the
-// tables (translator/stubs.h) and returns with an entry or leaves. Every access of an instruction precedes its first change of guest state,
-// so that the runtime can execute the whole instruction again in the interpreter.
+// too. The fault handler finds the guest instruction from the host pc. A site that missed loads the entry by a call instead, which asks the
+// runtime to fill the tables (translator/stubs.h) and returns with an entry or leaves. Every access of an instruction precedes its first
+// change of guest state, so that the runtime can execute the whole instruction again in the interpreter.
 //
 // In blocks with mode::window an access is one host access at r14 + linear address. What is not mapped there faults: the runtime maps it,
 // if the tables have an entry, or interprets the instruction. An address that is formed with 64 bits may miss the 4 GiB by as much as the
@@ -44,7 +44,8 @@
 
 namespace ring3::contract {
 
-// A soft-table entry that is none: negative, as no other is, and 8 GiB below 0, where every linear address still leads to the host's kernel.
+// A soft-table entry that is none: negative, as no other is, and 8 GiB below 0, where every linear address still leads to the host's
+// kernel.
 inline constexpr u64 no_entry = 0 - (u64{1} << 33);
 inline constexpr u64 no_entry_reach = (u64{1} << 32) + 4096;  // an access by it starts less than this behind it
 [[nodiscard]] constexpr bool present(u64 entry) { return entry != no_entry; }

@@ -13,7 +13,8 @@ bool Emitter::in_page(u32 target) const { return (target >> page_shift) == (key_
 // Emits `opcode` and a 4-byte displacement that the code cache patches when it links the exit.
 void Emitter::patchable_jump(std::initializer_list<u8> opcode, u32 target, ExitKind kind) {
   a_.embed(opcode.begin(), opcode.size());
-  pending_exits_.push_back({static_cast<u32>(a_.offset()), 0, 0, target, kind});
+  const bool loop = kind == ExitKind::jump && target == key_.linear && fpu_checked_;
+  pending_exits_.push_back({static_cast<u32>(a_.offset()), 0, 0, target, kind, loop ? loop_offset_ : u8{0}});
   a_.embedUInt32(0);
 }
 

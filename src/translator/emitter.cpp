@@ -24,13 +24,17 @@ void Emitter::emit(const GuestBlock& block, u64* counter, TranslatedBlock& out) 
   const SiteForms::Page* const forms = forms_.page(key_.physical);
   for (const Insn& insn : block.insns) {
     insn_ = &insn;
-    if (x87_moved_ && insn.info().family != Family::x87) store_x87_pointer();
     form_ = SiteForms::form(forms, key_.physical + guest_offset_);
+    if (x87_moved_ && !keeps_x87_pointer(insn)) store_x87_pointer();
     if (!allows_pending_esp(insn)) write_esp();
     out.points.push_back({static_cast<u32>(a_.offset()), static_cast<u16>(guest_offset_), static_cast<i8>(esp_pending_)});
     out.points.back().shadowed = hold_poll_;
     out.points.back().segment = index_ != 0 && is_way_out(block.insns[index_ - 1]);
     if (index_ != 0 && poll_at_ == index_) poll();
+    if (index_ == 0 && counter == nullptr && loops_with_fpu()) {
+      check_fpu();
+      loop_offset_ = static_cast<u8>(a_.offset());
+    }
     emit_insn(insn);
     hold_poll_ = insn.row == Row::sti;
     guest_offset_ += insn.length;
@@ -55,7 +59,6 @@ void Emitter::emit_insn(const Insn& insn) {
       if (esp_is_host()) mend_esp(insn);
       if (insn.info().family == Family::x87) {
         InsnPoint& point = out_->points.back();
-        point.x87 = true;
         point.moves_fip = moves_x87_pointer(insn.row);
         if (point.moves_fip) {
           x87_moved_ = true;
@@ -200,6 +203,35 @@ void Emitter::check_fpu() {
   fpu_checked_ = true;
   a_.mov(x86::r9, field(offset::fpu_gate, 8));
   a_.mov(x86::r9d, x86::dword_ptr(x86::r9));
+}
+
+// What neither leaves the block nor calls anything that could end in another one.
+bool Emitter::keeps_x87_pointer(const Insn& insn) const {
+  if (must_interpret(insn) || form_.divides) return false;
+  switch (insn.info().family) {
+    case Family::alu:
+    case Family::shift:
+    case Family::bit:
+    case Family::mov:
+    case Family::x87:
+    case Family::mmx:
+    case Family::sse: return true;
+    case Family::stack: return insn.row == Row::push || insn.row == Row::pop || insn.row == Row::leave;
+    default: return false;
+  }
+}
+
+// The block jumps to its own start behind an FPU instruction: then the gate can stand at its start, and the jump leads behind it.
+bool Emitter::loops_with_fpu() const {
+  bool fpu = false;
+  for (u32 at = 0; const Insn& insn : block_->insns) {
+    at += insn.length;
+    const Family family = insn.info().family;
+    if ((family == Family::x87 || family == Family::mmx || family == Family::sse) && !must_interpret(insn)) fpu = true;
+    if (fpu && insn.operand_count == 1 && insn.operand[0].kind == OperandKind::rel && key_.linear + at + insn.target == key_.linear)
+      return insn.row != Row::call && in_page(key_.linear);
+  }
+  return false;
 }
 
 void Emitter::store_x87_pointer() {

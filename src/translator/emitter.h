@@ -58,7 +58,9 @@ class Emitter {
   void poll();
   void poll_loop();  // where control may come again and again, unless the timer finds a boundary by itself
   void check_fpu();
-  void store_x87_pointer();  // behind a run of emitted x87 instructions
+  [[nodiscard]] bool loops_with_fpu() const;
+  [[nodiscard]] bool keeps_x87_pointer(const Insn& insn) const;  // store_x87_pointer is not due before it
+  void store_x87_pointer();                                      // before the block can be left for another
   [[nodiscard]] static bool moves_x87_pointer(Row row);
   void count_execution(u64* counter);  // of the instructions up to the next way out; `counter` may be null
   [[nodiscard]] bool must_interpret(const Insn& insn) const;
@@ -192,6 +194,7 @@ class Emitter {
   SiteForm form_;  // of the current instruction
   Place place_;
   bool fpu_checked_ = false;
+  u8 loop_offset_ = 0;      // where a jump to the start of the block may lead while `fpu_checked_`
   bool x87_moved_ = false;  // x87_eip_ is not stored yet
   u32 x87_eip_ = 0;
   i32 esp_pending_ = 0;     // the guest's esp is r12 and this

@@ -18,7 +18,7 @@
   X(miss_calls, "miss-calls", "sites that missed the memory tables call the runtime instead of faulting")                \
   X(returns, "returns", "CALL and RET of the guest are calls and returns of the host too, for its return predictor")     \
   X(windows, "windows", "guest memory mapped for real where a context runs for long: an access is one instruction")      \
-  X(low_window, "low-window", "one window at a time lies at host address 0: an operand's address is the guest's own")      \
+  X(low_window, "low-window", "one window at a time lies at host address 0: an operand's address is the guest's own")    \
   X(host_esp, "host-esp", "code for windows keeps esp as a host address: the host forwards stores on the stack at once") \
   X(merged_esp, "merged-esp", "consecutive instructions on the stack change esp once")                                   \
   X(steps, "steps", "the timer takes emitted code to the next instruction by single steps; loops do not poll")           \

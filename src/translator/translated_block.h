@@ -16,8 +16,7 @@ struct InsnPoint {
   bool emitted = true;      // false: the point leads to the interpreter
   bool rep_string = false;  // may hand over to the interpreter between two iterations
   bool shadowed = false;    // follows an STI of the same block: no interrupt comes in before it
-  bool x87 = false;         // emitted x87 code: EmittedLink::x87_pointer is written once behind a run of these
-  bool moves_fip = false;   // a non-control x87 instruction
+  bool moves_fip = false;   // emitted x87 code but control instructions: FIP is stored later in the block, before it can be left
   bool segment = false;     // follows a way out of the block: executions are counted anew from here on
 };
 
@@ -37,6 +36,7 @@ struct DirectExit {
   u32 number_offset = 0;  // 4-byte immediate in the stub: the exit's number, filled in by the code cache
   u32 target = 0;         // linear address
   ExitKind kind = ExitKind::jump;
+  u8 loop_offset = 0;  // where it may lead if that is its own block: so many bytes behind the start
 };
 
 // A place where emitted code asks the runtime to interpret the instruction at `point`.

@@ -67,7 +67,8 @@ BtEngine::BtEngine(Vcpu& vcpu, CodeRegion& region, const BtOptions& options)
   v_.mem.set_watcher(this);
   v_.shortcuts = !options.lockstep && options.translator.optimizations.on(Optimization::transfers);
   v_.mem.set_keep_views(options.translator.optimizations.on(Optimization::views));
-  if (options.translator.optimizations.on(Optimization::windows)) v_.mem.set_windows(options.window_after, options.translator.optimizations.on(Optimization::low_window));
+  if (options.translator.optimizations.on(Optimization::windows))
+    v_.mem.set_windows(options.window_after, options.translator.optimizations.on(Optimization::low_window));
   if (options_.lockstep) {
     options_.chain = false;
     record_ = std::make_unique<LockstepRecord>(v_.mem.ram());
@@ -190,13 +191,9 @@ u32 BtEngine::mode_bits() const {
   return same_segments_mode_bits();
 }
 
-u32 BtEngine::window_mode() const {
-  return (v_.mem.window_open() ? mode::window : 0) | (v_.mem.window_low() ? mode::low_window : 0);
-}
+u32 BtEngine::window_mode() const { return (v_.mem.window_open() ? mode::window : 0) | (v_.mem.window_low() ? mode::low_window : 0); }
 
-u32 BtEngine::same_segments_mode_bits() const {
-  return v_.s.link.segment_mode | control_mode_bits(v_.s) | window_mode();
-}
+u32 BtEngine::same_segments_mode_bits() const { return v_.s.link.segment_mode | control_mode_bits(v_.s) | window_mode(); }
 
 // HLT. The wait itself ends at the deadline, so the timer is put off: its signal would be one more thing to do at each tick.
 void BtEngine::sleep() {
@@ -331,14 +328,14 @@ CodeCache::Site BtEngine::left_at() {
   }
 }
 
-// FIP as the exit left it: what was stored, unless the exit cut a run of x87 instructions.
+// FIP as the exit left it: what was stored, unless the exit came before the store.
 u32 BtEngine::x87_pointer() {
   const EmittedLink& link = v_.s.link;
   const CodeCache::Site site = left_at();
   if (site.block == nullptr) return link.x87_pointer;
-  for (u32 index = site.point; index-- != 0;) {
-    const InsnPoint point = site.block->point(index);
-    if (!point.x87) break;
+  for (u32 index = site.point; index != 0 && !site.block->point(index).segment;) {
+    const InsnPoint point = site.block->point(--index);
+    if (!point.emitted) break;  // whatever the interpreter did is in there
     if (point.moves_fip) return guest_eip(*site.block, index);
   }
   return link.x87_pointer;

@@ -98,12 +98,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   // Hosts that keep user code off the kernel's half by the address alone (LASS) do not say which address it was.
   const bool table_miss = address_known ? address - contract::no_entry < contract::no_entry_reach
                                         : static_cast<u64>(uc->uc_mcontext.gregs[REG_R9]) == contract::no_entry;
-  r->fault = {.pc = pc,
-              .address = address,
-              .signal = signal,
-              .write = write,
-              .table_miss = table_miss,
-              .address_known = address_known};
+  r->fault = {.pc = pc, .address = address, .signal = signal, .write = write, .table_miss = table_miss, .address_known = address_known};
   uc->uc_mcontext.gregs[REG_RIP] = static_cast<greg_t>(r->exit_fault);
   if (r->stepped != 0) uc->uc_mcontext.gregs[REG_EFL] &= ~trap_flag;
   r->stepped = 0;

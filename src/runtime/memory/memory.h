@@ -1,8 +1,8 @@
 // Guest memory as the CPU sees it: paging, soft tables, physical accesses, and the hooks that keep translated code true.
 //
-// A soft table maps a linear page to (host address - linear address), or contract::no_entry. There is one set of tables per *context*, which is
-// one privilege (user or supervisor) plus the mode bits that emitted code depends on; emitted code finds the current one in r13 (layout:
-// translator/contract.h). The interpreter uses the same tables, so both engines see one TLB.
+// A soft table maps a linear page to (host address - linear address), or contract::no_entry. There is one set of tables per *context*,
+// which is one privilege (user or supervisor) plus the mode bits that emitted code depends on; emitted code finds the current one in r13
+// (layout: translator/contract.h). The interpreter uses the same tables, so both engines see one TLB.
 #pragma once
 
 #include "base/types.h"

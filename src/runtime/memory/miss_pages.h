@@ -1,5 +1,5 @@
-// What soft tables consist of before anything is filled in: pages whose every entry is contract::no_entry. They exist once and are mapped as
-// private copies, so an untouched page of a table costs nothing.
+// What soft tables consist of before anything is filled in: pages whose every entry is contract::no_entry. They exist once and are mapped
+// as private copies, so an untouched page of a table costs nothing.
 #pragma once
 
 #include "base/mapping.h"

@@ -88,7 +88,9 @@ void SoftTables::release_surplus() {
 
 void SoftTables::set_data(bool user, Context* context) {
   data_[user] = context;
-  views_[user] = context != nullptr ? SelectedView{context->base(), context->window_ != nullptr ? context->window_->base() : 0, context->key_.mode} : SelectedView{};
+  views_[user] = context != nullptr
+                     ? SelectedView{context->base(), context->window_ != nullptr ? context->window_->base() : 0, context->key_.mode}
+                     : SelectedView{};
 }
 
 Context& SoftTables::select_data(bool user) {
@@ -364,8 +366,8 @@ bool SoftTables::map_run(Context& context, u32 page, u32 least, u32 end) {
   const u64 value = context.read_[page];
   const Window::Rights rights = present(context.write_[page]) ? Window::Rights::write : Window::Rights::read;
   const auto belongs = [&](u32 other) {
-    return context.read_[other] == value && may_map(context, other) && present(context.write_[other]) == (rights == Window::Rights::write) &&
-           window.rights(other) < rights;
+    return context.read_[other] == value && may_map(context, other) &&
+           present(context.write_[other]) == (rights == Window::Rights::write) && window.rights(other) < rights;
   };
   u32 first = page;
   while (first > least && belongs(first - 1)) --first;
@@ -386,9 +388,9 @@ bool SoftTables::map_window(u32 page, bool write) {
     return false;
   }
   for (u32 other = region; other < region + pages_around; ++other) {
-    const Window::Rights allowed = !present(context.read_[other]) ? Window::Rights::none
+    const Window::Rights allowed = !present(context.read_[other])   ? Window::Rights::none
                                    : present(context.write_[other]) ? Window::Rights::write
-                                                                : Window::Rights::read;
+                                                                    : Window::Rights::read;
     if (context.window_->rights(other) < allowed && may_map(context, other)) (void)map_run(context, other, region, region + pages_around);
   }
   ++stats_.window_misses;

@@ -17,10 +17,11 @@ TEST(PointStream, KeepsWhatItWasGiven) {
   u32 host = 0;
   u16 guest = 0;
   for (const u32 step : {0u, 1u, 30u, 254u, 255u, 256u, 70'000u, 0u}) {
-    for (unsigned flags = 0; flags < 32; ++flags) {
+    for (unsigned flags = 0; flags < 64; ++flags) {
       host += step;
       guest = static_cast<u16>(guest + step % 16 + flags % 8 * 2);  // distances of 14, 15 and 16 are among them
-      points.push_back({host, guest, (flags & 1u) == 0, (flags & 2u) != 0, (flags & 4u) != 0, (flags & 8u) != 0, (flags & 16u) != 0});
+      points.push_back({host, guest, (flags & 1u) == 0, (flags & 2u) != 0, (flags & 4u) != 0, (flags & 8u) != 0, (flags & 16u) != 0,
+                        (flags & 32u) != 0});
     }
   }
   std::vector<u8> stream;
@@ -33,7 +34,8 @@ TEST(PointStream, KeepsWhatItWasGiven) {
     EXPECT_EQ(read.emitted, point.emitted);
     EXPECT_EQ(read.rep_string, point.rep_string);
     EXPECT_EQ(read.shadowed, point.shadowed);
-    EXPECT_EQ(read.x87, point.x87);
+    EXPECT_EQ(read.esp_pending, point.esp_pending);
+    EXPECT_EQ(read.segment, point.segment);
     EXPECT_EQ(read.moves_fip, point.moves_fip);
   }
 }
