@@ -33,6 +33,7 @@ u32 change_mode(u32 bits, const std::string& word) {
   if (word == "expand-down") return (bits & ~mode::ds_es_ss_flat) | mode::expand_down;
   if (word == "limited-fs") return bits | mode::fs_gs_checked;
   if (word == "window") return bits | mode::window;
+  if (word == "low-window") return bits | mode::window | mode::low_window;
   if (word == "stack16") return bits & ~mode::stack32;
   if (word == "nosse") return bits & ~mode::osfxsr;
   throw UserError(fmt::format("'{}' is not a mode word", word));

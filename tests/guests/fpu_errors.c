@@ -63,6 +63,11 @@ static void check_pointers(const char* what, struct Pointers got, const u8* fip,
   X(controls, "fld1\n", "fldz", "fnstcw [esi]\nfldcw [esi]\nfnstsw ax\nfnclex\nfwait\nfnstenv [esi]\nfldenv [esi]\n") \
   X(behind_sse, "fld1\n", "fldl2e", "addps xmm0, xmm0\npxor xmm1, xmm1\n")         \
   X(behind_jumps, "fld1\n", "fchs", "call 1f\njmp 2f\n1: ret\n2: push eax\npop eax\n") \
+  X(behind_integers, "fld1\n", "fsqrt", "mov [esi], eax\nadd dword ptr [esi], 5\nsub eax, 3\nshl eax, 1\nbt [esi], eax\nimul eax, eax\n") \
+  X(behind_branches, "fld1\n", "fxam", "clc\njc 1f\nmov eax, 1\ntest eax, eax\njnz 1f\nnop\n1: mov ecx, 3\n2: dec ecx\njnz 2b\n") \
+  X(behind_interpreted, "fld1\n", "frndint", "mov eax, 0x19\ndaa\nmov [esi], eax\ncld\naaa\n") \
+  X(behind_divisions, "fld1\n", "fptan", "mov eax, 100\nxor edx, edx\npush 7\ndiv dword ptr [esp]\npop ecx\n") \
+  X(between_integers, "fld1\nmov eax, 5\nfld1\nadd eax, eax\n", "fadd", "inc eax\n") \
   X(behind_cpuid, "fld1\n", "fabs", "push ebx\ncpuid\npop ebx\n")                  \
   X(behind_string, "fld1\n", "ftst", "push esi\npush edi\npush 8\npop ecx\nrep movsb\npop edi\npop esi\n") \
   X(masked_error, "fldz\nfld1\n", "fdiv st, st(1)", "")                            \

@@ -29,7 +29,8 @@ EngineExecutor::EngineExecutor(Kind kind)
   if (translates()) {
     BtOptions options;
     options.window_after = 0;
-    if (kind != Kind::windows) options.translator.optimizations.switch_off(Optimization::windows);
+    if (kind == Kind::translator) options.translator.optimizations.switch_off(Optimization::windows);
+    if (kind != Kind::low_window) options.translator.optimizations.switch_off(Optimization::low_window);
     bt_ = std::make_unique<BtEngine>(guest_.vcpu, region_, options);
     engine_ = bt_.get();
   } else {

@@ -6,6 +6,7 @@
 #include "runtime/bt/bt_engine.h"
 #include "runtime/interp/interp_engine.h"
 
+#include <array>
 #include <memory>
 #include <string_view>
 
@@ -22,7 +23,8 @@ class StateObserver {
 
 class EngineExecutor final : private ProgramWatcher {
  public:
-  enum class Kind : u8 { interpreter, translator, windows };  // windows: the translator, with all accesses through a window
+  // The last two: the translator, with all accesses through a window, at a high host address or at 0.
+  enum class Kind : u8 { interpreter, translator, windows, low_window };
 
   explicit EngineExecutor(Kind kind);
   ~EngineExecutor();
@@ -30,7 +32,8 @@ class EngineExecutor final : private ProgramWatcher {
   EngineExecutor& operator=(const EngineExecutor&) = delete;
 
   [[nodiscard]] std::string_view name() const {
-    return kind_ == Kind::interpreter ? "interpreter" : kind_ == Kind::translator ? "translator" : "translator with windows";
+    constexpr std::array<std::string_view, 4> names{"interpreter", "translator", "translator with windows", "translator with a low window"};
+    return names[static_cast<unsigned>(kind_)];
   }
   [[nodiscard]] bool translates() const { return kind_ != Kind::interpreter; }
   // The data pages [data_base, data_end).
@@ -46,7 +49,10 @@ class EngineExecutor final : private ProgramWatcher {
   [[nodiscard]] const std::array<SegmentCache, segment_count>& segments() const { return segments_; }
 
   // Whether the code ran with windows as its kind wants.
-  [[nodiscard]] bool windows_as_wanted() { return (guest_.vcpu.mem.stats().windows_opened != 0) == (kind_ == Kind::windows); }
+  [[nodiscard]] bool windows_as_wanted() {
+    const MemoryStats stats = guest_.vcpu.mem.stats();
+    return (stats.windows_opened != 0) == (kind_ >= Kind::windows) && (stats.windows_low != 0) == (kind_ == Kind::low_window);
+  }
   // How often this row was interpreted so far, faults included.
   [[nodiscard]] u64 interpreted(Row row) const { return stepper().executed()[static_cast<unsigned>(row)]; }
 

@@ -42,6 +42,7 @@ Judge::Judge(const Options& options) : options_(options) {
   } else if (options_.engine != "interp") {
     subjects_.push_back(std::make_unique<EngineExecutor>(EngineExecutor::Kind::translator));
     subjects_.push_back(std::make_unique<EngineExecutor>(EngineExecutor::Kind::windows));
+    subjects_.push_back(std::make_unique<EngineExecutor>(EngineExecutor::Kind::low_window));
   }
   if (subjects_.empty()) throw std::runtime_error("nothing to judge");
   generator_ = std::make_unique<Generator>(assembler_, usable_rows());

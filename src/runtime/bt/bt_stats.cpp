@@ -40,8 +40,9 @@ EngineStats BtEngine::stats() const {
                 {"groups compared", m.groups_compared},   {"pages dropped", m.pages_stale},
                 {"contexts made", m.contexts_made},       {"contexts reused", m.contexts_reused},
                 {"contexts adopted", m.contexts_adopted}, {"contexts released", m.contexts_released},
-                {"windows opened", m.windows_opened},     {"windows closed", m.windows_closed},
-                {"windows emptied", m.windows_emptied},   {"window misses", m.window_misses}};
+                {"windows opened", m.windows_opened},     {"of them at address 0", m.windows_low},
+                {"windows closed", m.windows_closed},     {"windows emptied", m.windows_emptied},
+                {"window misses", m.window_misses}};
   out.delivered = stepper_.delivered();
   out.last_exceptions = stepper_.exceptions().last();
   out.time_in_cache = cycles_to_ns(counters_.cycles_emitted);

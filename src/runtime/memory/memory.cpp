@@ -269,7 +269,8 @@ std::optional<Translation> Memory::translate(u32 linear, Access access, bool use
 std::optional<u64> Memory::fill(u32 linear, Access access, bool user, Fault& fault) {
   if (!impl_->translate(linear, access, user, fault)) return std::nullopt;
   const Context& context = impl_->tables.data(user);
-  const u64 entry = (access == Access::write ? context.writes() : context.reads())[linear >> page_shift];
+  const u64* const entries = access == Access::write ? context.writes() : context.reads();
+  const u64 entry = entries[linear >> page_shift];
   return contract::present(entry) ? entry : 0;
 }
 

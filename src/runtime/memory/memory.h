@@ -71,6 +71,7 @@ struct MemoryStats {
   u64 groups_compared = 0;    // with the guest's tables, after flushes; a group is 8 pages
   u64 pages_stale = 0;        // dropped for any reason
   u64 windows_opened = 0;
+  u64 windows_low = 0;      // of them at host address 0
   u64 windows_closed = 0;   // they cost more than they gained
   u64 windows_emptied = 0;  // they took too many of the host's mappings
   u64 window_misses = 0;    // pages mapped into windows, with their neighbours

@@ -298,6 +298,7 @@ void SoftTables::open_window(Context& context) {
     context.window_ = std::make_unique<Window>(low_, 0 - begin, static_cast<u32>(begin >> page_shift), ram_, budget_);
     low_owner_ = &context;
     low_idle_ = 0;
+    ++stats_.windows_low;
   } else {
     context.window_ = std::make_unique<Window>(context.tables_, context.start_ + contract::window, 0, ram_, budget_);
   }

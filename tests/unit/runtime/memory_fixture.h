@@ -144,9 +144,10 @@ class MemoryTest : public ::testing::Test {
     EXPECT_EQ(fault.error_code, error_code);
   }
 
-  // What emitted code would find in the tables of a context.
+  // What emitted code would find in the tables of a context; 0 for a miss.
   static u64 slot(u64 context, u64 table_offset, u32 linear) {
-    return *reinterpret_cast<const u64*>(context + table_offset + u64{linear >> page_shift} * 8);
+    const u64 entry = *reinterpret_cast<const u64*>(context + table_offset + u64{linear >> page_shift} * 8);
+    return contract::present(entry) ? entry : 0;
   }
   static u64 read_slot(u64 context, u32 linear) { return slot(context, contract::read_table, linear); }
   static u64 write_slot(u64 context, u32 linear) { return slot(context, contract::write_table, linear); }
