@@ -3,8 +3,8 @@
 
 namespace ring3 {
 
-// AddressSanitizer's shadow lies in the host's low 4 GiB. Emitted code finds a miss in the memory tables by touching that very range, which
-// must be unmapped (docs/architecture.md), so such a build interprets only. GCC says so by a macro, Clang by a feature test.
+// AddressSanitizer's shadow lies in the host's low 4 GiB, where one window may be (docs/architecture.md), and it does not see what emitted
+// code accesses, so such a build interprets only. GCC says so by a macro, Clang by a feature test.
 #if defined(__SANITIZE_ADDRESS__)
 inline constexpr bool address_sanitizer = true;
 #elif defined(__has_feature)

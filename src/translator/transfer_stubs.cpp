@@ -40,8 +40,8 @@ void find_entry(x86::Assembler& a, const x86::Gp& tables, u64 table, const x86::
   a.mov(x86::ebx, linear);
   a.shr(x86::ebx, page_shift);
   a.mov(entry, x86::ptr(tables, x86::rbx, 3, static_cast<i32>(table)));
-  a.test(entry, entry);
-  a.jz(other);
+  a.test(entry, entry);  // a miss is negative
+  a.js(other);
 }
 
 // Do `size` bytes from the linear address lie in two pages? Changes rbx.
@@ -90,10 +90,11 @@ void set_segment(x86::Assembler& a, Seg segment, const x86::Gp& selector, u32 at
   a.mov(field(offset::exported(number), 4), selector);
 }
 
-void take_tables(x86::Assembler& a) {
+void take_tables(x86::Assembler& a, bool user) {
+  a.mov(x86::r13, view(user, offsetof(SelectedView, context), 8));
   a.mov(field(offset::context, 8), x86::r13);
-  a.mov(x86::r14, Imm(window));
-  a.add(x86::r14, x86::r13);
+  a.mov(x86::r14, view(user, offsetof(SelectedView, window), 8));
+  a.mov(field(offset::window_base, 8), x86::r14);
 }
 
 // r12 from esp in r12d. Changes rbx.
@@ -209,8 +210,7 @@ void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
   set_segment(a, Seg::cs, x86::ecx, code_attributes(3));
   set_segment(a, Seg::ss, x86::r8d, data_attributes(3));
   a.mov(field(offset::cpl, 1), 3);
-  a.mov(x86::r13, view(true, offsetof(SelectedView, context), 8));
-  take_tables(a);
+  take_tables(a, true);
   a.mov(x86::r12d, x86::dword_ptr(x86::r11, 12));
 
   a.bind(common);
