@@ -376,8 +376,7 @@ void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other)
     push();
     set_segment(a, Seg::ss, x86::r8d, data_attributes(0));
     a.mov(field(offset::cpl, 1), 0);
-    a.mov(x86::r13, tables);
-    take_tables(a);
+    take_tables(a, false);
   }
   set_segment(a, Seg::cs, x86::ecx, code_attributes(0));
   a.mov(x86::r12d, x86::r9d);
