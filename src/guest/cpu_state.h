@@ -76,8 +76,8 @@ struct SelectedView {
   bool operator==(const SelectedView&) const = default;
 };
 
-// What became of the last look-up that found no entry and has not been dealt with.
-enum class FillFault : u32 { none, raised, noted };  // the guest's page fault in Vcpu::fault; counted and traced already
+// The guest's fault in Vcpu::fault has not been delivered yet; it may have been counted and traced already.
+enum class HeldFault : u32 { none, raised, noted };
 
 // The words shared with emitted code. See translator/contract.h for who writes which and when.
 struct EmittedLink {
@@ -101,9 +101,11 @@ struct EmittedLink {
   u64 engine = 0;
   u64 emitted_stack = 0;  // rsp of emitted code while a function that it called runs
   u64 fill = 0;           // host address of the function that fills the tables
-  FillFault fill_fault = FillFault::none;
-  i32 esp_pending = 0;  // of the page fault to deliver: what r12 lacks, and the error code
+  HeldFault held_fault = HeldFault::none;
+  // Of the fault that emitted code delivers: what r12 lacks, the error code, eight times the vector.
+  i32 esp_pending = 0;
   u32 error_code = 0;
+  u32 gate_offset = 0;
   u64 missed = 0;                      // host address of the function that is called when they could not be filled
   std::array<SelectedView, 2> view{};  // supervisor, user; kept by Memory
   // Per segment: host address of its base if it is present, writable, expand-up and 4 GiB long; 0 faults into the runtime.

@@ -2,6 +2,7 @@
 // The code is shared, so a site costs no more bytes in this form, and its load is patched into the call in place.
 #include <asmjit/x86.h>
 
+#include "guest/fault.h"
 #include "translator/contract.h"
 #include "translator/stubs.h"
 
@@ -108,7 +109,8 @@ void emit_look_up_stubs(x86::Assembler& a, const Label& missed, const Label& mxc
   a.mov(home(ebx), x86::ebx);
   a.mov(x86::esi, home(esi));
   a.mov(x86::edi, home(edi));
-  emit_fault_delivery(a, missed);
+  a.mov(x86::r11d, 8 * static_cast<u32>(Vector::page));
+  emit_fault_delivery(a, true, missed);
   a.bind(failed);
   a.popfq();
   a.pop(x86::r11);

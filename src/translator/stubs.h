@@ -36,6 +36,7 @@ struct Stubs {
   u32 sysexit = 0;
   u32 iret = 0;                             // r8d = the mode at CPL 3
   std::array<u32, 2> software_interrupt{};  // by CPL, 0 and 3: CpuState.eip is that behind it; r11d = eight times the vector
+  std::array<u32, 2> deliver_fault{};       // without and with an error code: BtEngine::prepare_fault
   u32 enter = 0;                            // C function: void(CpuState*); returns when emitted code exits
   u32 end = 0;                              // first free offset
 };
@@ -46,8 +47,9 @@ struct Stubs {
 void emit_sensitive_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
 // The same, in transfer_stubs.cpp.
 void emit_transfer_stubs(asmjit::x86::Assembler& a, const asmjit::Label& interpret, Stubs& stubs);
-// The delivery of a page fault that EmittedLink::fill found: the guest's eax, ecx, edx and ebx are at home, its flags in host_flags.
-void emit_fault_delivery(asmjit::x86::Assembler& a, const asmjit::Label& missed);
+// The delivery of the fault that is held in EmittedLink: r11d is eight times its vector, the guest's eax, ecx, edx and ebx are at home too,
+// its flags in host_flags, and the host's direction flag may be clear. `deliver` is where C++ is asked to do it.
+void emit_fault_delivery(asmjit::x86::Assembler& a, bool error_code, const asmjit::Label& deliver);
 // A part of it, in look_up_stubs.cpp.
 void emit_look_up_stubs(asmjit::x86::Assembler& a, const asmjit::Label& missed, const asmjit::Label& mxcsr, Stubs& stubs);
 

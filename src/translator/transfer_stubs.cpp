@@ -282,28 +282,20 @@ void load_inner_stack(x86::Assembler& a, const Label& other) {
   want_descriptor(a, x86::r10, x86::r8d, data_attributes(0), other);
 }
 
-// r11 = the gate of the event, edx = its offset, ecx = its selector with RPL 0. Changes rax and rbx.
-void load_gate(x86::Assembler& a, const x86::Gp& tables, bool fault, bool user, const Label& other) {
+// From r11d, its offset in the IDT: r11 = the gate of the event, edx = its offset, ecx = its selector with RPL 0. Changes rax and rbx.
+void load_gate(x86::Assembler& a, const x86::Gp& tables, bool check_level, const Label& other) {
   constexpr u32 usual = 0x9E00, usual_value = 0x8E00, level = 0x6000;  // P, S and type but for what tells trap gates from interrupt gates
-  constexpr i32 page_gate = 14 * 8;
   const auto table = [](std::size_t member) { return field(offset::idtr + static_cast<i32>(member), 4); };
-  if (fault) {
-    a.cmp(table(offsetof(DescriptorTable, limit)), page_gate + 7);
-    a.jb(other);
-    a.mov(x86::eax, page_gate);
-  } else {
-    a.lea(x86::eax, x86::ptr(x86::r11, 7));
-    a.cmp(x86::eax, table(offsetof(DescriptorTable, limit)));
-    a.ja(other);
-    a.mov(x86::eax, x86::r11d);
-  }
+  a.lea(x86::eax, x86::ptr(x86::r11, 7));
+  a.cmp(x86::eax, table(offsetof(DescriptorTable, limit)));
+  a.ja(other);
+  a.mov(x86::eax, x86::r11d);
   a.add(x86::eax, table(offsetof(DescriptorTable, base)));
   load_eight(a, tables, other);
   a.mov(x86::r11, x86::rax);
   a.mov(x86::rdx, x86::rax);
   a.shr(x86::rdx, 32);
   a.mov(x86::ecx, x86::edx);
-  const bool check_level = user && !fault;
   a.and_(x86::ecx, check_level ? usual | level : usual);
   a.cmp(x86::ecx, check_level ? usual_value | level : usual_value);
   a.jne(other);
@@ -317,13 +309,16 @@ void load_gate(x86::Assembler& a, const x86::Gp& tables, bool fault, bool user, 
   a.or_(x86::edx, x86::eax);
 }
 
-// An event through a gate to ring 0. CpuState::eip is what is pushed, host_flags the host's flags; the registers are kept. INT n: r11d =
-// eight times its vector. A page fault: error code and what r12 lacks are in EmittedLink.
-void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other) {
+enum class Event : u8 { software, fault, fault_with_code };
+
+// An event through a gate to ring 0. r11d = eight times its vector. CpuState::eip is what is pushed, host_flags the host's flags; the
+// registers are kept. A fault's error code and what r12 lacks are in EmittedLink.
+void emit_delivery(x86::Assembler& a, Event event, bool user, const Label& other) {
+  const bool fault = event != Event::software, error_code = event == Event::fault_with_code;
   constexpr u32 trap_bit = 40;  // of a gate
   const x86::Gp tables = user ? x86::r10 : x86::r13;
   const u32 level = user ? 3 : 0;
-  const i32 size = (user ? 20 : 12) + (fault ? 4 : 0);
+  const i32 size = (user ? 20 : 12) + (error_code ? 4 : 0);
   const Label interrupt_gate = a.newLabel(), trap_gate = a.newLabel();
   const auto esp_to = [&](const x86::Gp& out) {
     a.mov(out, x86::r12d);
@@ -331,7 +326,7 @@ void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other)
   };
   if (fault) want_flat_mode(a, user, other);
   if (user) want_inner_view(a, other);
-  load_gate(a, tables, fault, user, other);
+  load_gate(a, tables, user && !fault, other);
   want_attributes(a, Seg::cs, code_attributes(level), other);
   want_attributes(a, Seg::ss, data_attributes(level), other);
   want_descriptor(a, tables, x86::ecx, code_attributes(0), other);
@@ -355,7 +350,7 @@ void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other)
     a.mov(x86::dword_ptr(x86::rax, at), x86::ebx);
     at += 4;
   };
-  if (fault) {
+  if (error_code) {
     a.mov(x86::ebx, field(offset::error_code, 4));
     push();
   }
@@ -382,7 +377,7 @@ void emit_delivery(x86::Assembler& a, bool fault, bool user, const Label& other)
   a.mov(x86::r12d, x86::r9d);
   set_esp(a);
   a.and_(field(offset::system_flags, 4), ~flag::nt);
-  if (fault) a.mov(field(offset::fill_fault, 4), static_cast<u32>(FillFault::none));
+  if (fault) a.mov(field(offset::held_fault, 4), static_cast<u32>(HeldFault::none));
   a.bt(x86::r11, trap_bit);
   a.jc(trap_gate);
   a.mov(field(offset::if_flag, 4), 0);
@@ -415,7 +410,7 @@ void emit_software_interrupt(x86::Assembler& a, bool user, const Label& interpre
   a.pushfq();
   a.pop(x86::rax);
   a.mov(field(offset::host_flags, 4), x86::eax);
-  emit_delivery(a, false, user, other);
+  emit_delivery(a, Event::software, user, other);
   a.bind(other);
   load_all_flags(a);
   restore_registers(a);
@@ -425,20 +420,20 @@ void emit_software_interrupt(x86::Assembler& a, bool user, const Label& interpre
 
 }  // namespace
 
-// The direction flag is clear, after C++.
-void emit_fault_delivery(x86::Assembler& a, const Label& missed) {
+void emit_fault_delivery(x86::Assembler& a, bool error_code, const Label& deliver) {
+  const Event event = error_code ? Event::fault_with_code : Event::fault;
   const Label other = a.newLabel(), kernel = a.newLabel();
   a.cmp(field(offset::cpl, 1), 3);
   a.jne(kernel);
-  emit_delivery(a, true, true, other);
+  emit_delivery(a, event, true, other);
   a.bind(kernel);
   a.cmp(field(offset::cpl, 1), 0);
   a.jne(other);
-  emit_delivery(a, true, false, other);
+  emit_delivery(a, event, false, other);
   a.bind(other);
   load_all_flags(a);
   restore_registers(a);
-  a.jmp(missed);
+  a.jmp(deliver);
 }
 
 void emit_transfer_stubs(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
@@ -449,6 +444,12 @@ void emit_transfer_stubs(x86::Assembler& a, const Label& interpret, Stubs& stubs
     a.align(AlignMode::kCode, 16);
     stubs.software_interrupt[user] = static_cast<u32>(a.offset());
     emit_software_interrupt(a, user, interpret);
+  }
+  for (const bool error_code : {false, true}) {
+    a.align(AlignMode::kCode, 16);
+    stubs.deliver_fault[error_code] = static_cast<u32>(a.offset());
+    a.mov(x86::r11d, field(offset::gate_offset, 4));
+    emit_fault_delivery(a, error_code, interpret);
   }
 }
 

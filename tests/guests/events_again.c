@@ -1,6 +1,6 @@
-// INT n and page faults between usual ones, again and again at one place, from ring 3 and ring 0: flags in the frame and in the handler,
-// gates, segments and stacks of every kind, frames at and across a page's end, a TSS and an IDT that are short, moved or misaligned, a data
-// breakpoint on the frame.
+// INT n, page faults and other exceptions between usual ones, again and again at one place, from ring 3 and ring 0: flags in the frame and
+// in the handler, gates, segments and stacks of every kind, frames at and across a page's end, a TSS and an IDT that are short, moved or
+// misaligned, a data breakpoint on the frame.
 //
 // qemu: deviates (faults push no RF, and offsets are compared with no limit)
 //
@@ -24,6 +24,9 @@ SNIPPET(call_it, "nop\n" LABEL(int_at) "int 0x60\n" LABEL(behind_int));
 SNIPPET(touch_it, "push ecx\npush ecx\npop ecx\n" LABEL(load_at) "add eax, [esi]\n" DONE);
 SNIPPET(push_it, "push ecx\n" LABEL(push_at) "push dword ptr [esi]\n" DONE);
 SNIPPET(store_it, LABEL(store_at) "mov [esi+8], edx\n" DONE);
+SNIPPET(divide_it, "nop\n" LABEL(divide_at) "div ebp\n" DONE);
+SNIPPET(select_it, "nop\n" LABEL(select_at) "mov fs, edx\n" DONE);
+extern const u8 divide_at[], select_at[];
 extern const u8 int_at[], behind_int[], load_at[], push_at[], store_at[];
 // Notes what it finds, then the usual way.
 #define HANDLER(name, number)                                                                                   \
@@ -32,6 +35,8 @@ extern const u8 int_at[], behind_int[], load_at[], push_at[], store_at[];
           "jmp dword ptr [trap_entries + 4 * " number "]\n")
 HANDLER(on_int, "0x60");
 HANDLER(on_page, "14");
+HANDLER(on_divide, "0");
+HANDLER(on_protection, "13");
 u32 handler_esp, handler_flags;
 u16 handler_cs, handler_ss;
 extern const u32 trap_entries[256];
@@ -40,7 +45,7 @@ static struct Space space;
 static u8 area[3 * page_bytes] __attribute__((aligned(4096)));
 static u32 middle;
 
-enum Kind { interrupt, load, push, store, kinds };
+enum Kind { interrupt, load, push, store, divide, selector, kinds };
 
 struct Case {
   enum Kind kind;
@@ -52,19 +57,20 @@ struct Case {
 };
 
 static struct Case usual(enum Kind kind, u32 ring) {
-  static const u8* const code[] = {call_it, touch_it, push_it, store_it};
+  static const u8* const code[] = {call_it, touch_it, push_it, store_it, divide_it, select_it};
   struct Case c = {.kind = kind, .cpu = ring_cpu(ring, code[kind]), .esp0 = tss.esp0, .cs = kernel_code, .type = 0xEE};
   c.cpu.eax = 0x11111111, c.cpu.ebx = 0x22222222, c.cpu.ecx = 0x33333333, c.cpu.edx = 0x44444444;
-  c.cpu.esi = hole + 0x10, c.cpu.edi = 0x66666666, c.cpu.ebp = 0x77777777;
+  c.cpu.esi = hole + 0x10, c.cpu.edi = 0x66666666, c.cpu.ebp = kind == divide ? 0 : 0x77777777;
   return c;
 }
 
-static void set_gate(const struct Case* c) {
-  idt[c->kind == interrupt ? vector : v_page] = gate((u16)c->cs, (u32)(c->kind == interrupt ? on_int : on_page), (u8)c->type);
-}
+static const u32 vectors[] = {vector, v_page, v_page, v_page, v_divide, v_protection};
+static const u8* const handlers[] = {on_int, on_page, on_page, on_page, on_divide, on_protection};
+static void set_gate(const struct Case* c) { idt[vectors[c->kind]] = gate((u16)c->cs, (u32)handlers[c->kind], (u8)c->type); }
+static bool has_error(enum Kind kind) { return kind != interrupt && kind != divide; }
 
 static void run(const char* what, const struct Case* c) {
-  static const u8* const at[] = {behind_int, load_at, push_at, store_at};
+  static const u8* const at[] = {behind_int, load_at, push_at, store_at, divide_at, select_at};
   struct Cpu cpu = c->cpu;
   const bool fault = c->kind != interrupt, outer = (cpu.cs & 3) != 0;
   set_gate(c);
@@ -81,9 +87,11 @@ static void run(const char* what, const struct Case* c) {
     return;
   }
   const bool wide = (c->type & 8) != 0;
-  u32 items = (outer ? 5 : 3) + (fault ? 1 : 0);
-  if (c->kind == interrupt)
-    check_trap(what, vector, 0, behind_int);
+  u32 items = (outer ? 5 : 3) + (has_error(c->kind) ? 1 : 0);
+  if (c->kind == interrupt || c->kind == divide)
+    check_trap(what, vectors[c->kind], 0, at[c->kind]);
+  else if (c->kind == selector)
+    check_trap(what, v_protection, cpu.edx & 0xFFFC, select_at);
   else
     check_page_fault(what, (c->kind == store ? e_write : 0) | (outer ? e_user : 0), cpu.esi + (c->kind == store ? 8 : 0), at[c->kind]);
   check_unchanged(what, &want);
@@ -262,7 +270,7 @@ static void frames(void) {
     tss.esp0 = old;
     const u32* const frame = (const u32*)handler_esp;
     u32 n = 0;
-    if (kind != interrupt) check("error", frame[n++], (kind == store ? e_write : 0) | (ring ? e_user : 0));
+    if (has_error(kind)) check("error", frame[n++], kind == selector ? 0x4444 : (kind == store ? e_write : 0) | (ring ? e_user : 0));
     n++;
     check("cs", frame[n++], ring ? user_code : kernel_code);
     check("flags", frame[n++], c.cpu.eflags | (kind == interrupt ? 0 : f_rf));
@@ -321,7 +329,7 @@ static void breakpoints(void) {
     run_cpu(&c.cpu);
     write_dr7(dr7_fixed);
     tss.esp0 = old;
-    check_trap("frame", v_debug, 0, kind == interrupt ? on_int : on_page);
+    check_trap("frame", v_debug, 0, handlers[kind]);
     run("usual", &c);
   }
 }
@@ -333,7 +341,7 @@ static void registers(void) {
   EACH for (u32 i = 0; i < 50; i++) {
     struct Case c = usual(kind, ring);
     c.cpu.eax = next_random(&state), c.cpu.ebx = next_random(&state), c.cpu.ecx = next_random(&state);
-    c.cpu.edx = next_random(&state), c.cpu.edi = next_random(&state), c.cpu.ebp = next_random(&state);
+    c.cpu.edx = next_random(&state) | 0x8004, c.cpu.edi = next_random(&state), c.cpu.ebp = kind == divide ? 0 : next_random(&state);
     c.cpu.esi = hole + (next_random(&state) & 0xFF0);
     c.cpu.eflags |= next_random(&state) & (f_status | f_df);
     run("registers", &c);

@@ -143,6 +143,7 @@ class BtEngine final : public Engine, private CodeWatcher {
     i8 esp_pending = 0, esp_pending_after = 0;
   };
   const MissSite& miss_site(u64 host);
+  [[nodiscard]] bool emitted_delivery(u64 generation) const;
   contract::Resume go_on_at_eip(u32 mode_now);  // by the jump table of the context for the current state
   contract::Resume leave(Next next);
   Next on_fault();
@@ -154,7 +155,9 @@ class BtEngine final : public Engine, private CodeWatcher {
   static contract::Filled fill_entry(BtEngine* engine, u32 linear, u32 write) noexcept;  // called by emitted code
   [[nodiscard]] contract::Filled fill(u32 linear, bool write);
   [[nodiscard]] bool prepare_page_fault();
-  StepOutcome deliver(FillFault fault);
+  void prepare_fault(u32 eip, i32 esp_pending);
+  void count_unfinished(const Block& block, u32 point);
+  StepOutcome deliver(HeldFault fault, const Block& block, u32 point);
   Next go_on_in(Block& block, u32 point, u64 generation);  // continues behind an interpreted instruction, in the block if that is right
   void prepare(bool inside);                               // export
   void link_to(Block& block);                              // patches the exit that led here
@@ -192,7 +195,7 @@ class BtEngine final : public Engine, private CodeWatcher {
   const Block* difference_ = nullptr;
   StopInfo stop_;
   BlockKey mode_;         // mode bits, base and limit of CS; the addresses are not used
-  bool delivers_ = true;  // page faults are delivered by emitted code
+  bool delivers_ = true;  // faults are delivered by emitted code
   bool calls_ = true;     // instructions and misses are dealt with by calls from emitted code; else the shared stubs leave too
   u64 followed_ = 0;      // EmittedLink::context as Memory knows it
   u64 armed_ = 0;

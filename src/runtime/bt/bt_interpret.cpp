@@ -154,17 +154,34 @@ Resume BtEngine::interpret_here(u32 number) {
   const u32 next = eip + site.insn.length;
   const u64 generation = cache_.generation();
   const u64 deliveries = stepper_.deliveries();
-  ++counters_.direct_interprets;
   ++counters_.skipped_instructions;
   follow_context();
   import_state(s);
   s.eip = eip;
-  const StepOutcome outcome = stepper_.execute(site.insn, site.handler);
+  StepOutcome outcome = StepOutcome::fault;
+  bool to_loop = false;
+  if (std::exchange(s.link.held_fault, HeldFault::none) == HeldFault::noted) [[unlikely]] {
+    outcome = deliver(HeldFault::noted, block, site.point);
+  } else {
+    ++counters_.direct_interprets;
+    outcome = stepper_.execute(site.insn, site.handler, delivers_);
+    if (outcome == StepOutcome::fault) {
+      to_loop = must_look();
+      if (!to_loop && emitted_delivery(generation)) {
+        count_unfinished(block, site.point);
+        --counters_.skipped_instructions;
+        prepare_fault(s.eip, 0);
+        export_flags(s, s.link.pending == 0);
+        return {cache_.base() + cache_.stubs().deliver_fault[v_.fault.has_error_code], 0};
+      }
+      outcome = stepper_.deliver();
+    }
+  }
   if (site.loads_segments && !site.transfers && outcome == StepOutcome::ok) remember_descriptors();
   // A flush of the address space, by WRMSR or the A20 gate too, leaves the tables in r13 behind.
   const bool in_block =
       s.eip == next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();
-  const bool to_loop = must_look() || outcome != StepOutcome::ok;
+  to_loop = must_look() || to_loop || outcome != StepOutcome::ok;
   if (site.plain && in_block && !to_loop && site.point + 1 < block.insn_count()) {
     export_status_flags(s);
     return {cache_.base() + block.host_offset + site.after, 0};
@@ -172,6 +189,11 @@ Resume BtEngine::interpret_here(u32 number) {
   const bool same_segments = in_block && !site.loads_segments;
   const u32 mode_now = same_segments ? same_segments_mode_bits() : mode_bits();
   return go_on_after(block, site.point + 1, site.after, outcome, to_loop, in_block, mode_now, 0);
+}
+
+// May emitted code try to deliver the fault that an instruction just raised? A debug exception pushes other flags, and has DR7 to change.
+bool BtEngine::emitted_delivery(u64 generation) const {
+  return v_.fault.vector != Vector::debug && cache_.generation() == generation && v_.mem.context_selected();
 }
 
 // Is there something for the run loop to do after an instruction?
@@ -258,8 +280,8 @@ Resume BtEngine::miss_here() {
   import_state(s);
   s.gpr[esp] += static_cast<u32>(i32{site.esp_pending});
   s.eip = site.eip;
-  const FillFault fault = std::exchange(s.link.fill_fault, FillFault::none);
-  const StepOutcome outcome = fault != FillFault::none ? deliver(fault) : stepper_.step();
+  const HeldFault fault = std::exchange(s.link.held_fault, HeldFault::none);
+  const StepOutcome outcome = fault != HeldFault::none ? deliver(fault, block, site.point) : stepper_.step();
   const bool to_loop = must_look() || outcome != StepOutcome::ok;
   const bool in_block =
       s.eip == site.next && cache_.generation() == generation && stepper_.deliveries() == deliveries && v_.mem.context_selected();

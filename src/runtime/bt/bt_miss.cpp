@@ -28,31 +28,45 @@ contract::Filled BtEngine::fill(u32 linear, bool write) {
   ++counters_.misses_by_call;
   const u64 generation = cache_.generation();
   const std::optional<u64> entry = v_.mem.fill(linear, write ? Access::write : Access::read, v_.s.cpl == 3, v_.fault);
-  v_.s.link.fill_fault = entry ? FillFault::none : FillFault::raised;
+  v_.s.link.held_fault = entry ? HeldFault::none : HeldFault::raised;
   if (!entry) return {0, prepare_page_fault()};
   // The walk may have set A or D in the running block.
   return {cache_.generation() == generation ? *entry : 0, 0};
 }
 
-// For the stub that delivers it, which may still find that it cannot: then miss_here does, with the same fault.
 bool BtEngine::prepare_page_fault() {
-  CpuState& s = v_.s;
   if (!delivers_ || guard_->event()) return false;
-  const u64 return_address = *reinterpret_cast<const u64*>(s.link.emitted_stack + contract::fill_caller);
+  const u64 return_address = *reinterpret_cast<const u64*>(v_.s.link.emitted_stack + contract::fill_caller);
   const MissSite& site = miss_site(return_address - 1);
   // An x87 pointer may not be stored yet, and MMX instructions that fault have changed the x87 state already.
   if (site.block->uses_x87) return false;
-  s.eip = site.eip;
-  s.cr2 = v_.fault.address;
-  s.link.esp_pending = site.esp_pending;
-  s.link.error_code = v_.fault.error_code;
-  stepper_.note_fault();
-  s.link.fill_fault = FillFault::noted;
+  prepare_fault(site.eip, site.esp_pending);
+  count_unfinished(*site.block, site.point);
   return true;
 }
 
-StepOutcome BtEngine::deliver(FillFault fault) {
-  if (fault != FillFault::noted) stepper_.note_fault();
+// For a stub that delivers it and may still find that it cannot: then C++ does, as the same fault is held.
+void BtEngine::prepare_fault(u32 eip, i32 esp_pending) {
+  CpuState& s = v_.s;
+  const Fault& fault = v_.fault;
+  s.eip = eip;
+  if (fault.vector == Vector::page) s.cr2 = fault.address;
+  s.link.esp_pending = esp_pending;
+  s.link.error_code = fault.error_code;
+  s.link.gate_offset = static_cast<u32>(fault.vector) * 8;
+  stepper_.note_fault();
+  s.link.held_fault = HeldFault::noted;
+}
+
+// Of a block whose instruction at `point` faults: it and those behind it are not executed.
+void BtEngine::count_unfinished(const Block& block, u32 point) {
+  if (options_.count) counters_.skipped_instructions += block.rest_of_segment(point);
+}
+
+// What comes after it counts anew.
+StepOutcome BtEngine::deliver(HeldFault fault, const Block& block, u32 point) {
+  if (fault != HeldFault::noted) return stepper_.deliver();
+  if (options_.count) counters_.skipped_instructions -= block.rest_of_segment(point);
   return stepper_.deliver_noted();
 }
 
@@ -66,10 +80,10 @@ BtEngine::Next BtEngine::on_miss() {
   ++counters_.calls_unfilled;
   ++counters_.skipped_instructions;
   const u64 generation = cache_.generation();
-  const FillFault fault = std::exchange(s.link.fill_fault, FillFault::none);
+  const HeldFault fault = std::exchange(s.link.held_fault, HeldFault::none);
   // FPU instructions have faults that come before #PF (SDM vol. 3, table 6-2).
-  if (fault == FillFault::noted || (fault == FillFault::raised && !block.uses_fpu)) {
-    if (deliver(fault) == StepOutcome::stop) {
+  if (fault == HeldFault::noted || (fault == HeldFault::raised && !block.uses_fpu)) {
+    if (deliver(fault, block, site.point) == StepOutcome::stop) {
       stop_ = stepper_.stop_info();
       return Next::stop;
     }

@@ -60,6 +60,7 @@ bool InterpEngine::run_steps() {
       line = v_.bus.interrupt_requested();
     }
     switch (stepper_.step()) {
+      case StepOutcome::fault:  // not held back here
       case StepOutcome::ok: break;
       case StepOutcome::halted: return true;
       case StepOutcome::stop: return false;

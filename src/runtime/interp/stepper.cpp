@@ -139,7 +139,7 @@ unsigned Stepper::fetch_and_decode(u32 linear, bool user, bool code32, unsigned 
   return std::max<unsigned>(insn.length, 1);
 }
 
-StepOutcome Stepper::run(const Insn& insn, Handler handler) {
+StepOutcome Stepper::run(const Insn& insn, Handler handler, bool hold_fault) {
   CpuState& s = v_.s;
   const u32 flags_before = s.eflags;
   const u32 held_back = s.pending_debug;
@@ -169,7 +169,7 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler) {
       ++executed_[static_cast<unsigned>(insn.row)];
       // What the unfinished instruction met will be met again.
       s.pending_debug = held_back;
-      return deliver();
+      return hold_fault ? StepOutcome::fault : deliver();
     case Flow::missing: return stop_missing(insn);
   }
   ++executed_[static_cast<unsigned>(insn.row)];

@@ -18,7 +18,12 @@ struct DecodedInsn;
 enum class Delivery : u8;
 
 // What remains to be done after a step; `stop` carries the reason out of the run loop.
-enum class StepOutcome : u8 { ok, halted, stop };
+enum class StepOutcome : u8 {
+  ok,
+  halted,
+  stop,
+  fault,  // held back: Vcpu::fault
+};
 
 class Stepper {
  public:
@@ -30,8 +35,8 @@ class Stepper {
   // Executes the already decoded instruction at EIP: handler, EIP, interrupt shadow, single-step trap, fault delivery.
   // Every flow ends at an instruction boundary with CpuState exact.
   StepOutcome execute(const Insn& insn);
-  // The same for one whose handler was looked up before.
-  StepOutcome execute(const Insn& insn, Handler handler) { return run(insn, handler); }
+  // The same for one whose handler was looked up before; with `hold_fault` a fault is left to the caller, who has the state before it.
+  StepOutcome execute(const Insn& insn, Handler handler, bool hold_fault) { return run(insn, handler, hold_fault); }
   [[nodiscard]] Handler handler_of(const Insn& insn) const;  // #UD for what the CPU model lacks
   // Fetches, decodes (cached by physical address while the page is watched) and executes the instruction at EIP. Fetch faults and #UD
   // are delivered to the guest.
@@ -75,7 +80,7 @@ class Stepper {
 
  private:
   struct Cache;
-  StepOutcome run(const Insn& insn, Handler handler);
+  StepOutcome run(const Insn& insn, Handler handler, bool hold_fault = false);
   // Null: `vcpu.fault` says why.
   const interp::DecodedInsn* decode_at_eip();
   // Returns the instruction's length; 0: `vcpu.fault` says why. `in_page` of the bytes lie in the first page.
