@@ -56,7 +56,8 @@ bool Generator::touches_differing_bytes(const State& s) const {
   const Insn& insn = program_->insn;
   constexpr u32 around = 256;
   const auto near_register = [&](Gpr reg, Seg seg) {
-    const u32 offset = insn.address_size == 2 ? s.gpr[reg] & 0xFFFFu : s.gpr[reg];
+    const bool narrow = seg == Seg::ss ? !segment(seg).big() : insn.address_size == 2;
+    const u32 offset = narrow ? s.gpr[reg] & 0xFFFFu : s.gpr[reg];
     return differs_by_place(segment(seg).base + offset - around, 2 * around);
   };
   if (is_stack_row(insn) && differs_by_place(stack_address(s) - around, 2 * around)) return true;
