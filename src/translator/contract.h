@@ -25,7 +25,7 @@
 // guards hold.
 //
 // One context at a time may have its window at host address 0 (mode::low_window): then an operand's address is the guest's own, formed with
-// 32 bits (prefix 67h), r14 is 0, and r12 is esp. The first 64 KiB cannot be mapped there.
+// 32 bits (prefix 67h), r14 is 0, and r12d is esp; the upper half of r12 is not looked at. The first 64 KiB cannot be mapped there.
 //
 // String instructions run there on rsi + r14 and rdi + r14. The window begins at a multiple of 4 GiB, so the lower halves are the guest's
 // registers at every fault, and after a REP has begun too: such a REP starts with the prefix `window_rep`, and r9 holds the count before
