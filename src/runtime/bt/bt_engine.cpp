@@ -333,12 +333,14 @@ u32 BtEngine::x87_pointer() {
   const EmittedLink& link = v_.s.link;
   const CodeCache::Site site = left_at();
   if (site.block == nullptr) return link.x87_pointer;
-  for (u32 index = site.point; index != 0 && !site.block->point(index).segment;) {
-    const InsnPoint point = site.block->point(--index);
-    if (!point.emitted) break;  // whatever the interpreter did is in there
-    if (point.moves_fip) return guest_eip(*site.block, index);
+  u32 pointer = link.x87_pointer;
+  PointReader reader(site.block->points);
+  for (u32 index = 0; index <= site.point; ++index) {
+    const InsnPoint point = reader.next();
+    if (point.segment || !point.emitted) pointer = link.x87_pointer;  // stored before a way out; whatever the interpreter did is in there
+    if (point.moves_fip && index != site.point) pointer = site.block->key.linear + point.guest_offset - site.block->key.cs_base;
   }
-  return link.x87_pointer;
+  return pointer;
 }
 
 BtEngine::Next BtEngine::handle_exit() {
