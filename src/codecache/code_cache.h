@@ -166,7 +166,7 @@ class CodeCache {
   std::vector<u32> orphans_;         // calls that shared one of the block that is being killed
   std::vector<u32> moved_landings_;  // of the page that is being moved
   std::vector<u32> victims_;         // of the invalidation that is going on
-  std::vector<u32> on_page_;         // scratch of `slots_beside` and `unused_place`
+  std::vector<u32> on_page_;         // scratch of `slots_beside`
   std::vector<PageSlots::Slot> own_slots_;
   std::vector<u64*> counter_of_;  // by block number, if executions are counted
   std::deque<std::array<u64, 2>> execution_counters_;

@@ -54,19 +54,25 @@ const Block* CodeCache::unused_place(const BlockKey& key, const std::function<bo
   std::array<u32, most_places> asked{};
   std::size_t places = 0;
   const Block* unused = nullptr;
-  on_page_.clear();
-  pages_.find({key.physical & ~u64{page_mask}}, page_size, on_page_);
-  for (const u32 number : on_page_) {
+  BlockKey own = key;
+  own.physical &= ~u64{page_mask};
+  own.linear &= ~u32{page_mask};
+  const bool none_here = slots_.none(own);
+  pages_.for_each({key.physical}, [&](u32 number) {
     const Block& other = blocks_[number];
-    if (!other.key.same_mode(key) || (other.key.physical ^ key.physical) >> page_shift != 0) continue;
+    if (!other.key.same_mode(key) || (other.key.physical ^ key.physical) >> page_shift != 0) return true;
     const u32 page = other.key.linear >> page_shift;
-    if (page == key.linear >> page_shift) return nullptr;
-    if (unused != nullptr || !other.movable || places == asked.size()) continue;
+    if (page == key.linear >> page_shift) {  // it has a place already
+      unused = nullptr;
+      return false;
+    }
+    if (unused != nullptr || !other.movable || places == asked.size()) return true;
     const auto end = asked.begin() + places;
-    if (std::find(asked.begin(), end, page) != end) continue;
+    if (std::find(asked.begin(), end, page) != end) return true;
     asked[places++] = page;
     if (!in_use(other.key.linear)) unused = &other;
-  }
+    return unused == nullptr || !none_here;
+  });
   return unused;
 }
 

@@ -37,6 +37,12 @@ class PageIndex {
   }
   // For changes of what is known about its blocks otherwise.
   void note_change(PhysAddr page) { ++pages_[page.value >> page_shift].changes; }
+  // Calls `f` with the number of each block on the page, until it returns false.
+  template <typename F>
+  void for_each(PhysAddr page, F&& f) const {
+    for (u32 at = head(page.value >> page_shift); at != 0; at = pieces_[at - 1].next)
+      if (!f(pieces_[at - 1].block)) return;
+  }
   // Appends the blocks with a byte in [address, address + size), which lies within one page.
   void find(PhysAddr address, u32 size, std::vector<u32>& blocks) const;
 

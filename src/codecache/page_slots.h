@@ -55,6 +55,8 @@ class PageSlots {
   void remove(const BlockKey& key) {
     if (u8& count = count_of(key); count != many) --count;
   }
+  // No block of this page is installed. False: there may be one.
+  [[nodiscard]] bool none(const BlockKey& key) { return count_of(key) == 0; }
   // No more than one block of this page is installed. False: there may be more.
   [[nodiscard]] bool at_most_one(const BlockKey& key) { return count_of(key) <= 1; }
 
