@@ -296,7 +296,7 @@ static void run_stream(u32 index) {
   struct Result result = {.index = index, .events = (u8)event_count};
   u32 last = events[event_count - 1].at.vector;
   result.last_vector = (u8)last;
-  result.flags = (u8)((last == event_timeout) | (last & in_harness ? 2 : 0) | (again && tick_divisor < slow_divisor ? 4 : 0) | (cut_off ? 8 : 0));
+  result.flags = (u8)((last == event_timeout) | (last & in_harness ? 2 : 0) | (again ? 4 : 0) | (cut_off ? 8 : 0));
   hash_blocks(events, event_count * sizeof(struct Event) / 16, hash);
   result.registers = fold(hash);
   hash_blocks(misc, sizeof(misc) / 16, hash);
