@@ -20,7 +20,10 @@ namespace {
 
 constexpr u32 fpu_credit = 64;            // exits that the FPU state survives in host registers without proof of use
 constexpr u64 event_period = 10'000'000;  // ns; host input is looked at this often even if no device timer is due
-constexpr u64 sleep_margin = 5'000'000;   // ns; after a sleep, a guest has programmed its next tick by then
+// After a sleep the timer is due where the next one would end if it were as long as this one, a bit earlier: a guest that ticks goes to
+// sleep again before that, and it is put off once more without having been set in between.
+constexpr u64 sleep_margin = 5'000'000;  // ns, if it cannot be told
+constexpr u64 shortest_tick = 1'000'000, tick_slack = 100'000;
 constexpr u64 never = ~u64{0};
 const BlockKey no_mode{0, 0, ~0u, 0, 0};
 
@@ -198,7 +201,9 @@ u32 BtEngine::same_segments_mode_bits() const { return v_.s.link.segment_mode | 
 // HLT. The wait itself ends at the deadline, so the timer is put off: its signal would be one more thing to do at each tick.
 void BtEngine::sleep() {
   if (const auto deadline = v_.bus.next_deadline()) {
-    armed_ = *deadline + sleep_margin;
+    const u64 tick = *deadline - slept_until_;
+    slept_until_ = *deadline;
+    armed_ = *deadline + (tick >= shortest_tick && tick <= event_period ? tick - tick_slack : sleep_margin);
     guard_->arm(armed_);
   } else {
     armed_ = never;

@@ -199,7 +199,8 @@ class BtEngine final : public Engine, private CodeWatcher {
   bool calls_ = true;     // instructions and misses are dealt with by calls from emitted code; else the shared stubs leave too
   u64 followed_ = 0;      // EmittedLink::context as Memory knows it
   u64 armed_ = 0;
-  u64 run_cycles_ = 0;  // both clocks over all runs, to turn cycles into time
+  u64 slept_until_ = 0;  // host monotonic time, ns
+  u64 run_cycles_ = 0;   // both clocks over all runs, to turn cycles into time
   u64 run_ns_ = 0;
   ReturnRegion return_region_;
   u32 fpu_credit_ = 0;
