@@ -165,7 +165,8 @@ void Emitter::write_esp() {
   esp_pending_ = 0;
 }
 
-// Hosts do additions to 64 bits while they rename registers, some of them, but none to 32. No code for windows looks at the upper half.
+// Some hosts do additions to 64 bits while they rename registers, but none to 32. Code for the window at host address 0 does not look at
+// the upper half.
 void Emitter::add_to_esp(i32 step) { a_.lea(esp_is_host() || low_window() ? Gp(x86::r12) : Gp(x86::r12d), x86::ptr(x86::r12, step)); }
 
 // Writing r12d clears the upper half, but for some instructions that may leave their destination alone.

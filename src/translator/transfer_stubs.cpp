@@ -35,7 +35,7 @@ void restore_registers(x86::Assembler& a) {
   for (const unsigned reg : kept) a.mov(x86::gpd(reg), field(offset::gpr + static_cast<i32>(4 * reg), 4));
 }
 
-// r11 = entry of `table` for the linear address in the register; the table is that of the context in `tables`. Changes rbx.
+// `entry` = that of `table` for the linear address in the register; the table is that of the context in `tables`. Changes rbx.
 void find_entry(x86::Assembler& a, const x86::Gp& tables, u64 table, const x86::Gp& linear, const x86::Gp& entry, const Label& other) {
   a.mov(x86::ebx, linear);
   a.shr(x86::ebx, page_shift);
@@ -115,7 +115,17 @@ void set_flags(x86::Assembler& a, const x86::Gp& from) {
   a.sahf();
 }
 
-void jump(x86::Assembler& a) {
+// To the linear address in r8d, with the arithmetic flags and, if it is not live already, DF of the EFLAGS in edx. DF is clear then.
+void jump(x86::Assembler& a, bool direction) {
+  if (direction) {
+    const Label no_df = a.newLabel();
+    a.test(x86::edx, flag::df);
+    a.jz(no_df);
+    a.std();
+    a.bind(no_df);
+  }
+  set_flags(a, x86::edx);
+  restore_registers(a);
   a.mov(x86::r10d, 10);
   a.mov(x86::r9d, x86::dword_ptr(x86::r13, x86::r8, 2, static_cast<i32>(jump_table)));
   a.lea(x86::r9, x86::ptr(x86::r15, x86::r9, 0, static_cast<i32>(state_distance)));
@@ -147,7 +157,7 @@ void want_kept_segments(x86::Assembler& a, const Label& other) {
 void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
   constexpr u32 same_ring = 12, both_stacks = 20;
   const Label other = a.newLabel(), outer = a.newLabel(), common = a.newLabel();
-  const Label no_rf = a.newLabel(), no_if = a.newLabel(), no_df = a.newLabel();
+  const Label no_rf = a.newLabel(), no_if = a.newLabel();
   keep_registers(a);
   a.lahf();
   a.seto(x86::al);
@@ -226,13 +236,7 @@ void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
   a.mov(field(offset::system_flags, 4), x86::eax);
   a.mov(field(offset::nmi_masked, 1), 0);
   a.cld();
-  a.test(x86::edx, flag::df);
-  a.jz(no_df);
-  a.std();
-  a.bind(no_df);
-  set_flags(a, x86::edx);
-  restore_registers(a);
-  jump(a);
+  jump(a, true);
 
   a.bind(other);
   a.mov(x86::eax, x86::r9d);
@@ -386,16 +390,7 @@ void emit_delivery(x86::Assembler& a, Event event, bool user, const Label& other
   a.bind(trap_gate);
   a.mov(x86::r8d, x86::edx);
   a.mov(x86::edx, field(offset::host_flags, 4));
-  if (fault) {
-    const Label no_df = a.newLabel();
-    a.test(x86::edx, flag::df);
-    a.jz(no_df);
-    a.std();
-    a.bind(no_df);
-  }
-  set_flags(a, x86::edx);
-  restore_registers(a);
-  jump(a);
+  jump(a, fault);
 }
 
 void load_all_flags(x86::Assembler& a) {

@@ -278,8 +278,8 @@ void SoftTables::set_windows(u32 after, bool low) {
   if (low) low_ = Mapping::reserve_at(contract::low_window_begin, contract::linear_size);
 }
 
-// A program gains more than a kernel, which shares its window with nobody: it changes with every process that runs. So a kernel gets it if
-// nothing else seems to run, and gives it up to the first program that asks.
+// Most of what a kernel and its processes do together is the processes' work. So a kernel gets it if no program seems to run, and gives it
+// up to the first that asks.
 bool SoftTables::low_is_due(const Context& context) const {
   if (!low_) return false;
   if (windows_after_ == 0) return low_owner_ == nullptr;
