@@ -44,6 +44,8 @@ class CodeCache {
 
   // --- installing ---
   [[nodiscard]] u32 next_offset() const { return next_; }
+  // Leaves bytes out, so that the next block begins at a multiple of `bytes`, a power of 2.
+  void align_next(u32 bytes) { next_ = (next_ + bytes - 1) & ~(bytes - 1); }
   [[nodiscard]] bool has_room(u64 bytes) const { return next_ + bytes + entry_patch_size <= region_.size(); }
   // Copies the code to `next_offset()` and enters the block into all indexes. `has_room` must hold.
   Block& install(const GuestBlock& guest, u64 second_page, const TranslatedBlock& translated, u64* counter);

@@ -209,7 +209,7 @@ void Emitter::check_fpu() {
 
 // What neither leaves the block nor calls anything that could end in another one.
 bool Emitter::keeps_x87_pointer(const Insn& insn) const {
-  if (must_interpret(insn) || form_.divides) return false;
+  if (!options_.optimizations.on(Optimization::fpu_state) || must_interpret(insn) || form_.divides) return false;
   switch (insn.info().family) {
     case Family::alu:
     case Family::shift:
@@ -225,6 +225,7 @@ bool Emitter::keeps_x87_pointer(const Insn& insn) const {
 
 // The block jumps to its own start behind an FPU instruction: then the gate can stand at its start, and the jump leads behind it.
 bool Emitter::loops_with_fpu() const {
+  if (!options_.optimizations.on(Optimization::fpu_state)) return false;
   bool fpu = false;
   for (u32 at = 0; const Insn& insn : block_->insns) {
     at += insn.length;

@@ -24,6 +24,8 @@
   X(steps, "steps", "the timer takes emitted code to the next instruction by single steps; loops do not poll")           \
   X(superblocks, "superblocks", "a block goes on behind a conditional jump or a call")                                   \
   X(moved_code, "moved-code", "a page of code that appears at another linear address keeps its translations")            \
+  X(fpu_state, "fpu-state", "FIP is stored once before a way out, and a loop asks for the guest's FPU state once")       \
+  X(aligned_code, "aligned-code", "blocks for windows begin at a cache line of the host")                                \
   X(short_rep, "short-rep", "a short REP MOVS or REP STOS is done by plain stores where the host's takes long to start")
 
 namespace ring3 {

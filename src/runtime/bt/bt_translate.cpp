@@ -13,6 +13,7 @@ namespace ring3 {
 namespace {
 
 constexpr u32 longest_insn = 15;
+constexpr u32 host_line = 64;                  // bytes: a function of a few instructions that crosses one takes 1.4 times as long
 constexpr u32 largest_instruction_write = 64;  // bytes
 constexpr u32 writes_before_giving_up = 32;    // a code page written this often becomes a data page until it is executed again
 
@@ -108,9 +109,11 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   }
   if (guest_.insns.empty()) return nullptr;
   if (any_breakpoint(v_.s)) stop_before_breakpoint();
+  const bool aligned = (key.mode & mode::window) != 0 && options_.translator.optimizations.on(Optimization::aligned_code);
   u64* counter = nullptr;
   for (int attempt = 0;; ++attempt) {
     if (options_.count) counter = cache_.new_counter();
+    if (aligned) cache_.align_next(host_line);
     translator_.translate(guest_, forms_, cache_.next_offset(), counter, translated_);
     if (cache_.has_room(translated_.code.size())) break;
     if (attempt != 0) return nullptr;  // larger than the whole cache
