@@ -224,7 +224,7 @@ void define(CLI::App& run, Options& options, Texts& texts) {
   option("--check", texts.check, "lockstep: run every block in both engines and stop at the first difference")->type_name("NAME");
   option("--cache-size", texts.cache_size, "memory for translated code (32M)")->type_name("SIZE");
   option("--contexts-size", texts.contexts_size,
-         "memory for tables of address spaces that are not at work (an eighth of the guest's, 24M to 128M)")
+         "memory for tables of address spaces that are not at work (a quarter of the guest's, 24M to 128M)")
       ->type_name("SIZE");
   option("--windows-after", texts.windows_after,
          "map guest memory for real for code that was running at this many timer ticks (3; 0: for all code)")

@@ -16,8 +16,9 @@ namespace {
 
 // Host pages that an emptied context may keep.
 constexpr u32 most_kept = (1u << 20) / 4096;
-// What contexts that are not at work may hold: an eighth of guest RAM, in these bounds. A process of a Linux guest that does little takes
-// 130 KiB here, and more than a megabyte of guest RAM.
+// What contexts that are not at work may hold: a quarter of guest RAM, in these bounds. A process of a Linux guest that does little takes
+// 130 KiB here, and more than a megabyte of guest RAM; a context that served several of them one after the other up to `most_kept`. With
+// half of this, 64 processes that start others had theirs given back and made again all the time.
 constexpr u64 least_budget = 24u << 20;
 constexpr u64 most_budget = 128u << 20;
 // How many contexts are looked at each time for those whose address space is gone, and for one of a similar space: 50 ns each. So about an
@@ -53,7 +54,7 @@ Context::Context(unsigned number, const GuestRam& ram, const MissPages& misses)
     throw UserError(fmt::format("memory tables: the host has no room for another mapping: {}", std::strerror(errno)));
 }
 
-ContextPool::ContextPool(const GuestRam& ram) : ram_(ram) { set_budget(std::clamp(ram.size() / 8, least_budget, most_budget)); }
+ContextPool::ContextPool(const GuestRam& ram) : ram_(ram) { set_budget(std::clamp(ram.size() / 4, least_budget, most_budget)); }
 
 u32 ContextPool::hash(const ContextKey& key) {
   u64 mixed = key.space >> 5 | u64{key.mode} << 27;

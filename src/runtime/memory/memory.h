@@ -155,7 +155,7 @@ class Memory {
   // some are emptied, and any r13 that was kept for them is void. Throws UserError when the host has no address space left.
   u64 select_context(u32 mode_bits, u32 cs_base = 0, u32 cs_limit = 0xFFFFFFFF);
   // What the contexts that are not at work may hold of the host's memory, about. At work are the two selected last, one of each privilege.
-  // By default an eighth of guest RAM, at least 24 MiB and at most 128 MiB.
+  // By default a quarter of guest RAM, at least 24 MiB and at most 128 MiB.
   void limit_contexts(u64 bytes);
   [[nodiscard]] bool context_selected() const;
   // The CPU went over to the context with this base by itself: one that CpuState::link.view shows.
