@@ -16,6 +16,7 @@ namespace {
 constexpr std::array<const char*, 8> register_names{"eax", "ecx", "edx", "ebx", "esp", "ebp", "esi", "edi"};
 constexpr std::size_t x87_register_bytes = 10;
 constexpr u32 mxcsr_flags = 0x3F;
+constexpr std::size_t most_differences = 64;  // bytes of memory that are reported
 
 std::string hex(const u8* bytes, std::size_t n) {
   std::string out;
@@ -79,7 +80,7 @@ void LockstepRecord::roll_back() {
   for (auto w = writes_.rbegin(); w != writes_.rend(); ++w) std::memcpy(ram_.at({w->address}), w->before.data(), w->size);
 }
 
-std::string LockstepRecord::compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored) const {
+std::string LockstepRecord::compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored) {
   const Snapshot& want = snapshots_[index];
   std::string out;
   const auto line = [&](const char* name, u32 w, u32 g) {
@@ -90,34 +91,32 @@ std::string LockstepRecord::compare(u32 index, const CpuState& s, u32 eip, u32 m
   line("eflags", want.eflags, s.eflags);
   if (!fpu_.empty()) out += compare_fpu(fpu_[index], s.fpu, mxcsr_ignored);
 
-  if (writes_.empty()) return out;
-  if (end_state_matches(index)) return out;
-  std::map<u64, u8> bytes;
-  for (auto w = writes_.rbegin(); w != writes_.rend(); ++w) {
-    for (unsigned i = 0; i < w->size; ++i) bytes[w->address + i] = w->before[i];
-  }
-  for (const Write& w : writes_) {
-    if (w.index >= index) break;
-    for (unsigned i = 0; i < w.size; ++i) bytes[w.address + i] = w.after[i];
-  }
-  for (const auto& [address, value] : bytes) {
-    const u8 got = *ram_.at({address});
-    if (got != value) out += fmt::format("  memory at physical {:09x}: interpreted {:02x}  emitted {:02x}\n", address, value, got);
-  }
-  return out;
+  return out + compare_memory(index);
 }
 
-// The common case, without a map: the last write to each place is what memory holds.
-bool LockstepRecord::end_state_matches(u32 index) const {
-  if (writes_.back().index >= index) return false;
-  for (auto w = writes_.begin(); w != writes_.end(); ++w) {
-    const bool overwritten = std::any_of(w + 1, writes_.end(), [&](const Write& later) {
-      return later.address < w->address + w->size && w->address < later.address + later.size;
-    });
-    if (overwritten) return false;
-    if (std::memcmp(ram_.at({w->address}), w->after.data(), w->size) != 0) return false;
+// Writes may overlap, and a REP makes millions: what memory should hold is made there, for as long as it is compared.
+std::string LockstepRecord::compare_memory(u32 index) {
+  emitted_.resize(writes_.size());
+  for (std::size_t i = 0; i < writes_.size(); ++i) std::memcpy(emitted_[i].data(), ram_.at({writes_[i].address}), writes_[i].size);
+  roll_back();
+  for (const Write& w : writes_) {
+    if (w.index >= index) break;
+    std::memcpy(ram_.at({w.address}), w.after.data(), w.size);
   }
-  return true;
+  std::map<u64, std::string> differences;  // by address: places that were written twice are reported once
+  for (std::size_t i = 0; i < writes_.size(); ++i) {
+    const u8* const want = ram_.at({writes_[i].address});
+    for (unsigned k = 0; k < writes_[i].size; ++k) {
+      const u64 address = writes_[i].address + k;
+      if (want[k] != emitted_[i][k] && differences.size() < most_differences)
+        differences[address] =
+            fmt::format("  memory at physical {:09x}: interpreted {:02x}  emitted {:02x}\n", address, want[k], emitted_[i][k]);
+    }
+  }
+  for (std::size_t i = 0; i < writes_.size(); ++i) std::memcpy(ram_.at({writes_[i].address}), emitted_[i].data(), writes_[i].size);
+  std::string out;
+  for (const auto& [address, text] : differences) out += text;
+  return out;
 }
 
 // Interprets `block` as far as emitted code would go, takes everything back, and leaves the record for `check_lockstep`.

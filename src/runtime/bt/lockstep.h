@@ -27,11 +27,12 @@ class LockstepRecord final : public WriteJournal {
 
   // Compares state (with `eip` for its EIP, without the MXCSR bits `mxcsr_ignored`) and memory with what they were before instruction
   // `index`. Empty: no difference; else one line each.
-  [[nodiscard]] std::string compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored) const;
+  [[nodiscard]] std::string compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored);
 
  private:
-  [[nodiscard]] bool end_state_matches(u32 index) const;
+  [[nodiscard]] std::string compare_memory(u32 index);
 
+  static constexpr std::size_t largest_write = 16;
   struct Snapshot {
     std::array<u32, 8> gpr{};
     u32 eip = 0;
@@ -41,14 +42,15 @@ class LockstepRecord final : public WriteJournal {
     u64 address = 0;
     u32 index = 0;  // of the instruction
     u8 size = 0;
-    std::array<u8, 16> before{};
-    std::array<u8, 16> after{};
+    std::array<u8, largest_write> before{};
+    std::array<u8, largest_write> after{};
   };
 
   GuestRam& ram_;
   std::vector<Snapshot> snapshots_;
   std::vector<FxImage> fpu_;  // beside snapshots_, for blocks with FPU code
   std::vector<Write> writes_;
+  std::vector<std::array<u8, largest_write>> emitted_;  // scratch: what memory holds at each of them
 };
 
 }  // namespace ring3
