@@ -244,7 +244,10 @@ hash_blocks:
 
   .bss
   .balign 16
+  .globl harness_stack
+harness_stack:
   .skip 8192
+  .globl harness_stack_top
 harness_stack_top:
   .globl main_stack_pointer
 main_stack_pointer: .skip 4

@@ -66,7 +66,7 @@ static bool nxe;
 static bool cut_off;  // the stream changed the tables through which this kernel is mapped
 
 extern const u8 event_entries[], tick_entry[], sysenter_entry[];
-extern u8 image_end[];
+extern u8 image_end[], harness_stack[], harness_stack_top[];
 void enter_stream(void);
 void hash_pages(const void* from, u32 pages, u32 (*out)[4]);
 void hash_blocks(const void* from, u32 blocks, u32* out);
@@ -224,6 +224,7 @@ static void load_own_tables(void) {
 
 static void run_once(void) {
   reset_arena();
+  memset(harness_stack, 0, (u32)(harness_stack_top - harness_stack));  // a stream that runs through it may change it
   apply_pokes();
   const u64 entries = identity_entries();
   event_count = faults = 0;
