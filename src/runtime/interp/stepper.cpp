@@ -150,8 +150,7 @@ StepOutcome Stepper::run(const Insn& insn, Handler handler, bool hold_fault) {
   switch (flow) {
     case Flow::next:
     case Flow::halt: {
-      const u32 eip = s.eip + insn.length;
-      s.eip = s.segment(Seg::cs).big() ? eip : eip & 0xFFFFu;
+      s.eip += insn.length;  // in 16-bit code too: only jumps cut it off
       break;
     }
     case Flow::jumped: break;
