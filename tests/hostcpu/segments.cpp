@@ -50,8 +50,8 @@ SegmentSpec code_segment(Values& values, bool is32) {
   SegmentSpec s;
   s.type = values.one_in(3) ? segment_type::execute_only : segment_type::readable_code;
   s.big = is32;
-  // What CS bases are in 16-bit code: near enough for IP.
-  s.base = is32 && values.one_in(2) ? static_cast<u32>(values.bits()) : code_base - values.below(0xE000);
+  // In 16-bit code mostly near enough for IP; else jumps leave the segment, or come to an absent page.
+  s.base = values.one_in(is32 ? 2 : 4) ? static_cast<u32>(values.bits()) : code_base - values.below(0xE000);
   if (is32 && values.one_in(8)) s.base = 0;
   if (values.one_in(2)) s.base &= ~15u;
   const u32 needed = code_end - 1 - s.base;
