@@ -141,6 +141,7 @@ class Endings(support.Case):
         done = self.ends(multiboot(b"\xfa" + HALT), "--dump-cache", "/dev/stdout")
         self.assertIn(b"block 00100020", done.stdout)
 
+    @unittest.skipUnless(support.TRANSLATES, "this build does not translate")
     def test_dump_on_a_full_disk(self):
         done = self.ends(multiboot(EXIT_33), *DEBUG_EXIT, "--dump-cache", "/dev/full")
         self.assertEqual((done.returncode, done.stderr), (33, b"ring3: --dump-cache: No space left on device; there is no listing\n"))
@@ -150,6 +151,7 @@ class Endings(support.Case):
         self.ends(multiboot(out(0x80, 0x5A) + EXIT_33), *DEBUG_EXIT, "--trace", "io", "--trace-file", str(trace))
         self.assertIn("write 0x0080 size 1 = 0x5a", trace.read_text())
 
+    @unittest.skipUnless(support.TRANSLATES, "this build does not translate")
     def test_trace_of_the_translator(self):
         # mov byte [100029h], 90h writes over the nop that follows it; then ud2 without an IDT.
         trace = self.folder / "trace"

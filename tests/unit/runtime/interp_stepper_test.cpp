@@ -246,12 +246,15 @@ TEST_F(InterpSteps, SixteenBytesAreTooMany) {
   EXPECT_EQ(cpu.gpr[eax], 1u);
 }
 
-TEST_F(InterpSteps, SmallCodeSegmentsWrapEip) {
+TEST_F(InterpSteps, SmallCodeSegmentsCountOnUntilAJump) {
   cpu.segment(Seg::cs) = {0x08, 0x009B, 0, 0xFFFF};
-  code({0x90}, 0xFFFF);
+  code({0x90, 0xEB, 0x00}, 0xFFFF);
   cpu.eip = 0xFFFF;
   steps(1);
-  EXPECT_EQ(cpu.eip, 0u);
+  EXPECT_EQ(cpu.eip, 0x10000u);
+  cpu.segment(Seg::cs).limit = 0xFFFFFFFF;
+  steps(1);
+  EXPECT_EQ(cpu.eip, 2u);
 }
 
 TEST_F(InterpSteps, CodeSizeIsPartOfWhatIsRemembered) {
@@ -263,7 +266,7 @@ TEST_F(InterpSteps, CodeSizeIsPartOfWhatIsRemembered) {
   cpu.eip = code_at;
   steps(1);
   EXPECT_EQ(cpu.gpr[eax], 0x40400001u);
-  EXPECT_EQ(cpu.eip, (code_at + 3) & 0xFFFF);
+  EXPECT_EQ(cpu.eip, code_at + 3);
 }
 
 TEST_F(InterpSteps, WrittenCodeIsDecodedAgain) {
