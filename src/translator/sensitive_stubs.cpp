@@ -8,6 +8,7 @@
 
 #include "guest/block_key.h"
 #include "translator/contract.h"
+#include "translator/stub_parts.h"
 #include "translator/stubs.h"
 
 namespace ring3 {
@@ -16,8 +17,6 @@ using namespace asmjit;
 using namespace contract;
 
 namespace {
-
-x86::Mem field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
 
 // The arithmetic flags to r9 and back. DF is left alone. Both change r11.
 void save_flags(x86::Assembler& a) {
@@ -61,15 +60,6 @@ void find_in_gdt(x86::Assembler& a, const Label& other) {
   a.jnz(other);
 }
 
-// r8 = the table's entry for the linear address in r10d.
-void find_entry(x86::Assembler& a, u64 table, const Label& other) {
-  a.mov(x86::r8d, x86::r10d);
-  a.shr(x86::r8d, page_shift);
-  a.mov(x86::r8, x86::ptr(x86::r13, x86::r8, 3, static_cast<i32>(table)));
-  a.test(x86::r8, x86::r8);  // a miss is negative
-  a.js(other);
-}
-
 // The end of a stub that was called and cannot do the instruction.
 void hand_over(x86::Assembler& a, const Label& interpret) {
   restore_flags(a);
@@ -101,7 +91,7 @@ void emit_load_segment(x86::Assembler& a, Seg segment, const Label& interpret, S
     a.cmp(x86::dword_ptr(x86::r11, loaded_at(offsetof(LoadedDescriptor, from_zero))), 1);
     a.jne(other);
   }
-  find_entry(a, read_table, other);
+  find_entry(a, x86::r13, read_table, x86::r10d, x86::r8, x86::r8, other);
   a.mov(x86::r8, x86::ptr(x86::r8, x86::r10));
   a.cmp(x86::r8, x86::qword_ptr(x86::r11, loaded_at(offsetof(LoadedDescriptor, bytes))));
   a.jne(other);
@@ -144,7 +134,7 @@ void emit_load_task(x86::Assembler& a, const Label& interpret, Stubs& stubs) {
   a.test(x86::r8d, 0xFFF8);
   a.jz(other);
   find_in_gdt(a, other);
-  find_entry(a, write_table, other);
+  find_entry(a, x86::r13, write_table, x86::r10d, x86::r8, x86::r8, other);
   a.mov(x86::r11, x86::ptr(x86::r8, x86::r10));
   a.cmp(x86::r11, field(offset::task + static_cast<i32>(offsetof(KnownTask, bytes)), 8));
   a.jne(other);

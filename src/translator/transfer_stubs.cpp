@@ -6,6 +6,7 @@
 
 #include "guest/block_key.h"
 #include "translator/contract.h"
+#include "translator/stub_parts.h"
 #include "translator/stubs.h"
 
 namespace ring3 {
@@ -15,7 +16,6 @@ using namespace contract;
 
 namespace {
 
-x86::Mem field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
 x86::Mem view(bool user, std::size_t member, u32 size) {
   return field(offset::view + static_cast<i32>((user ? 1 : 0) * sizeof(SelectedView) + member), size);
 }
@@ -35,15 +35,6 @@ void restore_registers(x86::Assembler& a) {
   for (const unsigned reg : kept) a.mov(x86::gpd(reg), field(offset::gpr + static_cast<i32>(4 * reg), 4));
 }
 
-// `entry` = that of `table` for the linear address in the register; the table is that of the context in `tables`. Changes rbx.
-void find_entry(x86::Assembler& a, const x86::Gp& tables, u64 table, const x86::Gp& linear, const x86::Gp& entry, const Label& other) {
-  a.mov(x86::ebx, linear);
-  a.shr(x86::ebx, page_shift);
-  a.mov(entry, x86::ptr(tables, x86::rbx, 3, static_cast<i32>(table)));
-  a.test(entry, entry);  // a miss is negative
-  a.js(other);
-}
-
 // Do `size` bytes from the linear address lie in two pages? Changes rbx.
 void refuse_crossing(x86::Assembler& a, const x86::Gp& linear, u32 size, const Label& other) {
   a.mov(x86::ebx, linear);
@@ -56,7 +47,7 @@ void refuse_crossing(x86::Assembler& a, const x86::Gp& linear, u32 size, const L
 void load_eight(x86::Assembler& a, const x86::Gp& tables, const Label& other) {
   a.test(x86::eax, 7);  // else they may lie in two pages
   a.jnz(other);
-  find_entry(a, tables, read_table, x86::eax, x86::rbx, other);
+  find_entry(a, tables, read_table, x86::eax, x86::rbx, x86::rbx, other);
   a.mov(x86::rax, x86::ptr(x86::rbx, x86::rax));
 }
 
@@ -163,7 +154,7 @@ void emit_interrupt_return(x86::Assembler& a, const Label& interpret) {
   a.seto(x86::al);
   a.mov(x86::r9d, x86::eax);
   refuse_crossing(a, x86::r12d, same_ring, other);
-  find_entry(a, x86::r13, read_table, x86::r12d, x86::r11, other);
+  find_entry(a, x86::r13, read_table, x86::r12d, x86::rbx, x86::r11, other);
   a.mov(x86::ebx, x86::r12d);
   a.add(x86::r11, x86::rbx);
   a.mov(x86::edx, x86::dword_ptr(x86::r11, 8));
@@ -277,7 +268,7 @@ void load_inner_stack(x86::Assembler& a, const Label& other) {
   a.mov(x86::eax, task(offsetof(SegmentCache, base), 4));
   a.add(x86::eax, place);
   refuse_crossing(a, x86::eax, size, other);
-  find_entry(a, x86::r10, read_table, x86::eax, x86::r9, other);
+  find_entry(a, x86::r10, read_table, x86::eax, x86::rbx, x86::r9, other);
   a.add(x86::r9, x86::rax);
   a.movzx(x86::r8d, x86::word_ptr(x86::r9, 4));
   a.mov(x86::r9d, x86::dword_ptr(x86::r9));
@@ -341,7 +332,7 @@ void emit_delivery(x86::Assembler& a, Event event, bool user, const Label& other
   }
   a.sub(x86::r9d, size);
   refuse_crossing(a, x86::r9d, static_cast<u32>(size), other);
-  find_entry(a, tables, write_table, x86::r9d, x86::rax, other);
+  find_entry(a, tables, write_table, x86::r9d, x86::rbx, x86::rax, other);
   a.add(x86::rax, x86::r9);
   a.bt(x86::r11, trap_bit);
   a.jnc(interrupt_gate);

@@ -169,6 +169,10 @@ def known_memory(ours, theirs, listing):
     return max(reasons) if 0 < len(reasons) <= 8 and all(reasons) else None
 
 
+def is_write_fault(event):
+    return event["vector"] == 14 and event["error"] & 2
+
+
 def is_refused_by_cr(event, text):
     """QEMU takes them."""
     return event["vector"] == 13 and text.startswith("mov cr")
@@ -233,42 +237,55 @@ def excuse(ours, theirs, listing):
             y.update(x)
     common = first_difference_of(a, b)
     if common == len(a) == len(b):
-        pairs = [(x, y) for x, y in zip(ours, theirs) if x != y and not x.startswith(("stream", "event"))]
-        if not pairs:
-            return (reasons[0], True) if reasons else ("same when run alone", False)
-        if len(pairs) == 1 and pairs[0][0][:5] == pairs[0][1][:5] == "misc " and pairs[0][0][13:] == pairs[0][1][13:]:
-            return "reserved bits of CR0", True
-        if any(x.startswith("fpu") for x, _ in pairs):
-            return "x87 or MMX met by accident", False
-        apart = {line for line in {*ours} ^ {*theirs} if not line.startswith(("stream", "event"))}
-        if "order of an instruction's accesses" in reasons and len(apart) <= 16 and all(line.startswith("arena") for line in apart):
-            return "order of an instruction's accesses", True  # what one did before its fault
-        if memory_reason := known_memory(ours, theirs, listing):
-            return memory_reason, True
-        unfinished = [e for e in raw_a if e["vector"] == 14 and e["error"] & 2 and makes_several_accesses(code_at(ours, e["eip"]))]
-        if unfinished and len(apart) <= 16 and all(line.startswith("arena 00006") for line in apart):
-            return "order of an instruction's accesses", True
-        if only_marks_differ(ours, theirs):
-            return "accessed and dirty flags of accesses that fault", True
-        if all(x.startswith("arena 00006") and y.startswith(x[:15]) and x[-4:] == y[-4:] and y[-8:-4] == "0000" for x, y in pairs):
-            return "upper half of a pushed selector", True
-        return None, False
+        return rest_excuse(ours, theirs, raw_a, reasons, listing)
     if common >= min(len(a), len(b)):
-        if not theirs[1:] and any(is_refused_by_cr(e, text_at(ours, listing, e["eip"])) for e in a):
-            return "values that MOV CR refuses", False
-        odd = [*changed_instructions(ours, listing), *(e["eip"] for e in a)]
-        if any(met_by_accident(code_at(ours, eip)) for eip in odd):
-            return "instructions met by accident", False
-        left = re.match(r"status \d*[13579]$", theirs[0])  # by the debug exit port
-        astray = [e for e in raw_a if e["eip"] not in listing]
-        writes = [e for e in raw_a if e["vector"] == 14 and e["error"] & 2]
-        if not theirs[1:] and any(4096 < e["esp"] - e["cr2"] < 0x10100 for e in writes):
-            return "instructions met by accident", False  # ENTER
-        in_data = any(left or (not code_at(ours, e["eip"]) and e in writes) for e in astray)
-        return "data that runs as code" if in_data and not theirs[1:] else None, False
+        return end_excuse(ours, theirs, raw_a, listing), False
     x, y = a[common], b[common]
     here, there = (text_at(ours, listing, e["eip"]) for e in (x, y))
     return course_excuse(x, y, raw_a[common], raw_b[common], here, there, ours, listing), False
+
+
+def rest_excuse(ours, theirs, events, reasons, listing):
+    """As `excuse`, where all events agree but for fields that `reasons` explain."""
+    pairs = [(x, y) for x, y in zip(ours, theirs) if x != y and not x.startswith(("stream", "event"))]
+    if not pairs:
+        return (reasons[0], True) if reasons else ("same when run alone", False)
+    if len(pairs) == 1 and pairs[0][0][:5] == pairs[0][1][:5] == "misc " and pairs[0][0][13:] == pairs[0][1][13:]:
+        return "reserved bits of CR0", True
+    if any(x.startswith("fpu") for x, _ in pairs):
+        return "x87 or MMX met by accident", False
+    apart = {line for line in {*ours} ^ {*theirs} if not line.startswith(("stream", "event"))}
+    few_words = len(apart) <= 16 and all(line.startswith("arena") for line in apart)
+    if few_words and "order of an instruction's accesses" in reasons:
+        return "order of an instruction's accesses", True  # what one did before its fault
+    if memory_reason := known_memory(ours, theirs, listing):
+        return memory_reason, True
+    unfinished = [e for e in events if is_write_fault(e) and makes_several_accesses(code_at(ours, e["eip"]))]
+    if few_words and unfinished and all(line.startswith("arena 00006") for line in apart):
+        return "order of an instruction's accesses", True
+    if only_marks_differ(ours, theirs):
+        return "accessed and dirty flags of accesses that fault", True
+    astray = any(e["eip"] not in listing and not code_at(ours, e["eip"]) for e in events)
+    return ("data that runs as code" if few_words and astray else None), False
+
+
+def end_excuse(ours, theirs, events, listing):
+    """Why QEMU's run ended before ours, or the other way round: QEMU's deviation, or None."""
+    odd = [*changed_instructions(ours, listing), *(e["eip"] for e in events)]
+    if any(met_by_accident(code_at(ours, eip)) for eip in odd):
+        return "instructions met by accident"
+    if theirs[1:]:
+        return None
+    # The machine ended, and what led there is not known.
+    if any(is_refused_by_cr(e, text_at(ours, listing, e["eip"])) for e in events):
+        return "values that MOV CR refuses"
+    if any(4096 < e["esp"] - e["cr2"] < 0x10100 for e in events if is_write_fault(e)):
+        return "instructions met by accident"  # ENTER
+    astray = [e for e in events if e["eip"] not in listing]
+    by_debug_exit = re.match(r"status \d*[13579]$", theirs[0])
+    if by_debug_exit and astray or any(is_write_fault(e) and not code_at(ours, e["eip"]) for e in astray):
+        return "data that runs as code"
+    return None
 
 
 def course_excuse(x, y, raw_x, raw_y, here, there, ours, listing):

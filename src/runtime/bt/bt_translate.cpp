@@ -2,6 +2,7 @@
 #include <x86intrin.h>
 #include <algorithm>
 #include <cstring>
+#include <functional>
 
 #include "guest/breakpoints.h"
 #include "runtime/bt/bt_engine.h"
@@ -85,17 +86,16 @@ Block* BtEngine::translate(const BlockKey& key, PhysAddr physical) {
   const u64 within = u64{key.cs_limit} - (key.linear - key.cs_base) + 1;
   const auto visible = [&](u64 count) { return static_cast<std::size_t>(std::min(count, within)); };
   // Not into what is translated already: it would be there twice.
+  const bool behind_calls = options_.translator.optimizations.on(Optimization::returns);
+  const auto is_new = [&](const Insn& insn, u32 offset) {
+    if (insn.row == Row::call && !behind_calls) return false;
+    BlockKey next = key;
+    next.physical += offset;
+    next.linear += offset;
+    return cache_.find(next) == nullptr && cache_.landing(next) == 0;
+  };
   GoesOn goes_on;
-  if (options_.translator.optimizations.on(Optimization::superblocks)) {
-    const bool behind_calls = options_.translator.optimizations.on(Optimization::returns);
-    goes_on = [&, behind_calls](const Insn& insn, u32 offset) {
-      if (insn.row == Row::call && !behind_calls) return false;
-      BlockKey next = key;
-      next.physical += offset;
-      next.linear += offset;
-      return cache_.find(next) == nullptr && cache_.landing(next) == 0;
-    };
-  }
+  if (options_.translator.optimizations.on(Optimization::superblocks)) goes_on = std::cref(is_new);  // a reference: nothing is allocated
   build_block(decoder_, key, {bytes, visible(in_page)}, in_page, options_.max_block, goes_on, guest_);
   PhysAddr second;
   // An instruction across the border begins a block: the walk for its second half marks that page accessed, which it must not be before
