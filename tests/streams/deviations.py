@@ -23,6 +23,7 @@ def events_of(text):
     return events
 
 
+KERNEL = (0x100000, 0x400000)  # where it lies: its stack shows how often a stream was run (layout.h)
 STATUS_FLAGS = 0x8D5
 REGISTERS = ("eax", "ecx", "edx", "ebx", "esi", "edi")
 REPEAT_FLAGS = re.compile(r"rep\w* (scas|cmps)")
@@ -49,6 +50,8 @@ def before(listing, eip):
 def undefined_flags(ours, theirs, listing):
     """Instructions met by accident (data, the middle of others) leave undefined flags that no other instruction defines."""
     a, b = events_of(ours), events_of(theirs)
+    if any(KERNEL[0] <= e["eip"] < KERNEL[1] for e in [*a, *b]):
+        return "runs through its own kernel"
     common = first_difference_of(a, b)
     if common == len(a) == len(b):
         # The CPU has TOP at 0 when an MMX store faults, and so has translated code; the interpreter leaves it. The restart sets it anyway.
