@@ -1,6 +1,6 @@
 // EIP above 64 KiB in a 16-bit code segment, which may have 4 GiB. It counts on in 32 bits from instruction to instruction, and over each
 // border of 64 KiB; only a jump, call or return with a 16-bit operand cuts it off (SDM vol. 2, Jcc, JMP, CALL, RET: EIP AND 0000FFFFH). The
-// manual says nothing of instructions that do not jump: an Intel CPU was asked (Sapphire Rapids, LDT segment in a user process).
+// manual says nothing of instructions that do not jump: an Intel CPU was asked (LDT segment in a user process; hostcpu asks each time).
 //
 // qemu: deviates in "counting on" (it goes on at 0 behind an instruction across a border)
 // qemu: deviates in "jumps" (targets keep their upper half)
