@@ -133,6 +133,7 @@ constexpr std::string_view off_prefix = "no-";
 
 std::string optimization_names() {
   std::vector<std::string> names;
+  names.reserve(optimization_table.size());
   for (const OptimizationInfo& info : optimization_table) names.push_back(fmt::format("{}{}", off_prefix, info.name));
   return fmt::format("{}", fmt::join(names, ","));
 }

@@ -111,6 +111,74 @@ TEST_F(MemoryContexts, BeyondTheLimitTheyAreGivenBack) {
   EXPECT_LE(resident(), before + ((address_sanitizer ? 24u : 6u) << 20));
 }
 
+// The window at host address 0 is one program's, as long as it works; a kernel has it while no program runs.
+class LowWindow : public MemoryContexts {
+ protected:
+  static constexpr u32 often = 10'000;
+
+  void SetUp() override {
+    memory.limit_contexts(everything);
+    enable_paging(false);
+    memory.set_windows(1, true);
+    for (u32 i = 0; i < 2; ++i) make_space(i);
+    run(0);
+    memory.met_at_work();
+    ASSERT_TRUE(memory.window_open());
+    if (!memory.window_low()) GTEST_SKIP() << "something of this process lies in the lowest 4 GiB";
+  }
+  // Until the current context has it, or not any more.
+  u32 meetings_until(bool low) {
+    u32 met = 0;
+    while (memory.window_low() != low && met < often) {
+      memory.met_at_work();
+      ++met;
+    }
+    return met;
+  }
+};
+
+TEST_F(LowWindow, GoesFromProgramToProgram) {
+  run(1);
+  memory.met_at_work();
+  EXPECT_TRUE(memory.window_open()) << "of its own, as the other one was at work just now";
+  EXPECT_FALSE(memory.window_low());
+  const u64 own = memory.window_base();
+  run(0);
+  EXPECT_TRUE(memory.window_low());
+  EXPECT_NE(memory.window_base(), own);
+  memory.met_at_work();
+  run(1);
+  const u32 met = meetings_until(true);
+  EXPECT_GT(met, 10u);
+  EXPECT_LT(met, 100u);
+  EXPECT_EQ(memory.window_base(), 0u);
+  EXPECT_TRUE(memory.map_window(at, true));
+  run(0);
+  EXPECT_FALSE(memory.window_open()) << "what it had is the other one's now";
+  memory.met_at_work();
+  EXPECT_TRUE(memory.window_open());
+  EXPECT_FALSE(memory.window_low());
+  EXPECT_EQ(memory.stats().windows_low, 2u);
+}
+
+TEST_F(LowWindow, IsAKernelsWhileNoProgramRuns) {
+  end_space(0);
+  load_space(1);
+  select(kernel_mode);
+  memory.met_at_work();
+  EXPECT_FALSE(memory.window_low()) << "the program had it just now";
+  for (u32 i = 0; i < often; ++i) memory.met_at_work();
+  EXPECT_FALSE(memory.window_low()) << "it is still there";
+  // Its context is used for another process, without a window.
+  memory.flush_all();
+  run(1);
+  select(kernel_mode);
+  EXPECT_LT(meetings_until(true), often);
+  run(1);
+  memory.met_at_work();
+  EXPECT_TRUE(memory.window_low()) << "it asks, and a program comes first";
+}
+
 TEST_F(MemoryContexts, WhatIsAtWorkIsNotGivenBack) {
   memory.limit_contexts(0);
   enable_paging(false);
