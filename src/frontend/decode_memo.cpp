@@ -10,9 +10,12 @@ constexpr u32 key_valid = 1u << 31;
 constexpr u32 key_bare = 1u << 25;  // SIB without base: a displacement follows
 constexpr u32 key_escape = 1u << 24;
 
-bool is_single_prefix(u8 b) {
-  return b == 0x66 || b == 0xF0 || b == 0xF2 || b == 0xF3 || b == 0x26 || b == 0x2E || b == 0x36 || b == 0x3E || b == 0x64 || b == 0x65;
-}
+constexpr std::array<bool, 256> single_prefix = [] {
+  std::array<bool, 256> table{};
+  for (const int byte : {0x66, 0xF0, 0xF2, 0xF3, 0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65}) table[byte] = true;
+  return table;
+}();
+bool is_single_prefix(u8 byte) { return single_prefix[byte]; }
 
 template <typename T>
 u32 extended(const u8* at) {
