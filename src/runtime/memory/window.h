@@ -28,7 +28,7 @@ class Window {
   // The window's 4 GiB, inaccessible, lie at `offset` of `owner`, but for what is before `first_page`, which is never mapped. Throws
   // UserError when the host has no address space left.
   Window(const Mapping& owner, u64 offset, u32 first_page, const GuestRam& ram, WindowBudget& budget);
-  ~Window() { clear(); }
+  ~Window() { clear(); }  // NOLINT(bugprone-exception-escape): a page that stays mapped ends the process, wherever it is found
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
 
