@@ -26,7 +26,7 @@ class LockstepRecord final : public WriteJournal {
   void record(PhysAddr address, const u8* before, const u8* after, unsigned size) override;
 
   // Compares state (with `eip` for its EIP, without the MXCSR bits `mxcsr_ignored`) and memory with what they were before instruction
-  // `index`. Empty: no difference; else one line each.
+  // `index`. Empty: no difference; else one line each, of memory for 64 bytes at most. Memory is as it was afterwards.
   [[nodiscard]] std::string compare(u32 index, const CpuState& s, u32 eip, u32 mxcsr_ignored);
 
  private:
