@@ -26,6 +26,15 @@ class Lockstep : public ::testing::Test {
     put(address, bytes);
     record.record({address}, before.data(), std::vector<u8>(bytes).data(), static_cast<unsigned>(bytes.size()));
   }
+  // Two instructions whose writes overlap.
+  void rehearse_two() {
+    begin();
+    interpret(0x100, {11, 12, 13, 14});
+    begin();
+    interpret(0x102, {23, 24, 25, 26});
+    begin();
+    record.roll_back();
+  }
   void put(u64 address, std::initializer_list<u8> bytes) { std::memcpy(ram.at({address}), std::vector<u8>(bytes).data(), bytes.size()); }
   [[nodiscard]] std::string differences(u32 index) { return record.compare(index, *cpu, cpu->eip, 0); }
   [[nodiscard]] std::vector<u8> bytes(u64 address, u32 count) { return {ram.at({address}), ram.at({address}) + count}; }
@@ -37,22 +46,12 @@ class Lockstep : public ::testing::Test {
 
 TEST_F(Lockstep, TakesBackWhatWasWrittenSeveralTimes) {
   put(0x100, {1, 2, 3, 4, 5, 6});
-  begin();
-  interpret(0x100, {11, 12, 13, 14});
-  begin();
-  interpret(0x102, {23, 24, 25, 26});
-  begin();
-  record.roll_back();
+  rehearse_two();
   EXPECT_EQ(bytes(0x100, 6), (std::vector<u8>{1, 2, 3, 4, 5, 6}));
 }
 
 TEST_F(Lockstep, ComparesAsFarAsEmittedCodeCame) {
-  begin();
-  interpret(0x100, {11, 12, 13, 14});
-  begin();
-  interpret(0x102, {23, 24, 25, 26});
-  begin();
-  record.roll_back();
+  rehearse_two();
   EXPECT_EQ(differences(0), "");
   put(0x100, {11, 12, 13, 14});
   EXPECT_EQ(differences(1), "");
