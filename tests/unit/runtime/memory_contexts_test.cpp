@@ -126,13 +126,10 @@ class LowWindow : public MemoryContexts {
     ASSERT_TRUE(memory.window_open());
     if (!memory.window_low()) GTEST_SKIP() << "something of this process lies in the lowest 4 GiB";
   }
-  // Until the current context has it, or not any more.
-  u32 meetings_until(bool low) {
+  // Until the current context has it.
+  u32 meetings() {
     u32 met = 0;
-    while (memory.window_low() != low && met < often) {
-      memory.met_at_work();
-      ++met;
-    }
+    for (; !memory.window_low() && met < often; ++met) memory.met_at_work();
     return met;
   }
 };
@@ -148,7 +145,7 @@ TEST_F(LowWindow, GoesFromProgramToProgram) {
   EXPECT_NE(memory.window_base(), own);
   memory.met_at_work();
   run(1);
-  const u32 met = meetings_until(true);
+  const u32 met = meetings();
   EXPECT_GT(met, 10u);
   EXPECT_LT(met, 100u);
   EXPECT_EQ(memory.window_base(), 0u);
@@ -173,7 +170,7 @@ TEST_F(LowWindow, IsAKernelsWhileNoProgramRuns) {
   memory.flush_all();
   run(1);
   select(kernel_mode);
-  EXPECT_LT(meetings_until(true), often);
+  EXPECT_LT(meetings(), often);
   run(1);
   memory.met_at_work();
   EXPECT_TRUE(memory.window_low()) << "it asks, and a program comes first";
