@@ -4,6 +4,7 @@
 
 #include "guest/fault.h"
 #include "translator/contract.h"
+#include "translator/stub_parts.h"
 #include "translator/stubs.h"
 
 namespace ring3 {
@@ -12,8 +13,6 @@ using namespace asmjit;
 using namespace contract;
 
 namespace {
-
-x86::Mem field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
 
 constexpr std::array guest_scratch{eax, ecx, edx, esi, edi};  // C++ may change these
 x86::Mem home(unsigned reg) { return field(offset::gpr + static_cast<i32>(reg * 4), 4); }

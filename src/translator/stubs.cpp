@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "translator/contract.h"
+#include "translator/stub_parts.h"
 
 namespace ring3 {
 
@@ -13,8 +14,6 @@ using namespace contract;
 namespace {
 
 constexpr u32 host_mxcsr = 0x1F80;  // all exceptions masked, round to nearest: what the C++ ABI expects
-
-x86::Mem field(i32 offset, u32 size) { return x86::Mem(x86::r15, offset, size); }
 
 // The emitted side of everything: labels that the pieces below share.
 struct Places {
